@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from crawler.core.errors import StorageError
 from crawler.core.keys import SLOTS, GroupOf
@@ -55,10 +56,6 @@ class StoresReader:
         for reader in self._readers:
             yield from reader.verify()
 
-    def lags(self, file: str, url: str) -> bool:
-        """As ``RocksReader.lags``."""
-        return False
-
     def marks_now(self) -> dict[str, Mark]:
         """As of the last commits by now."""
         return {file: mark for reader in self._readers for file, mark in reader.marks_now().items()}
@@ -70,6 +67,8 @@ class StoresReader:
 
 class PartsReader(StoresReader):
     """As ``RocksReader``. ``path`` holds the parts' stores."""
+
+    lags: ClassVar[None] = None
 
     def __init__(self, path: Path, division: Division) -> None:
         was_moving = moving_at(path) is not None

@@ -24,20 +24,20 @@ _NAMED: Final = ("url", "kind", "input", "via", "depth", "hops", "tag", "listed"
 
 Lookup: TypeAlias = Callable[[str], Known | str | None]
 Lags: TypeAlias = Callable[[str, str], bool]
-"""Whether the store may not know what a results file says of a canonical URL."""
+"""Whether the store may not know yet what a results file says of a canonical URL; None: it knows of all that there is."""
 ELSEWHERE: Final = "elsewhere"
-"""What is known of a URL that the store may know nothing of."""
+"""What is known of a URL that is perhaps another's to know."""
 
 
 def final_rows(
-    rows: Iterable[tuple[Ref, Row]], lookup: Lookup, row_at: Callable[[Ref], Row | None], lags: Lags = lambda file, url: False
+    rows: Iterable[tuple[Ref, Row]], lookup: Lookup, row_at: Callable[[Ref], Row | None], lags: Lags | None = None
 ) -> Iterator[Row]:
     """One row per listed line and per page found besides. ``rows`` are all rows with their places, ``lookup`` is the
     store's, as of the same commit; or, where it ``lags``, of an earlier one."""
+    followed = partial(_followed, lookup, row_at, lags is not None)
     for ref, row in rows:
         if not row["final"] or row["kind"] in NOT_PAGES:  # earlier versions made sitemaps final
             continue
-        followed = partial(_followed, lookup, row_at, partial(lags, ref.file))
         if row["canonical"] is None:
             yield row
         elif row["outcome"] == "skipped" and row["reason"] == "duplicate":
@@ -49,15 +49,15 @@ def final_rows(
             yield row if _leads_here(row, known, followed) else {**row, "input": None, "listed": None, "extra": None}
 
 
-def is_ahead(ref: Ref, row: Row, known: Known | str | None, lags: Lags) -> bool:
+def is_ahead(ref: Ref, row: Row, known: Known | str | None, lags: Lags | None) -> bool:
     """Whether a row is of a first visit to a page, which a store does not know of yet."""
+    if lags is None or isinstance(known, Known):
+        return False
     is_visit = row["kind"] not in NOT_PAGES and row["kind"] != "recrawl" and row["reason"] != "duplicate"
-    return is_visit and not isinstance(known, Known) and lags(ref.file, row["canonical"])
+    return is_visit and lags(ref.file, row["canonical"])
 
 
-def _followed(
-    lookup: Lookup, row_at: Callable[[Ref], Row | None], is_elsewhere: Callable[[str], bool], url: str
-) -> Known | str | None:
+def _followed(lookup: Lookup, row_at: Callable[[Ref], Row | None], is_partial: bool, url: str) -> Known | str | None:
     """What is known of a URL, or ELSEWHERE; of one whose redirect was not followed when it was last visited, as it is excluded by
     now, no location: its own row is the final one."""
     known = lookup(url)
@@ -65,7 +65,7 @@ def _followed(
         row = row_at(known.row)
         if row is not None and row["final"]:
             return replace(known, location=None)
-    return ELSEWHERE if not isinstance(known, Known) and is_elsewhere(url) else known
+    return ELSEWHERE if is_partial and not isinstance(known, Known) else known
 
 
 def _is_latest(ref: Ref, known: Known) -> bool:

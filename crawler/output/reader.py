@@ -18,7 +18,7 @@ from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import EMBED, THERE, Known, Mark, Ref
 from crawler.output.archive import Findings, is_gone, open_body
 from crawler.output.file_names import number_of
-from crawler.output.final_rows import final_rows, is_ahead
+from crawler.output.final_rows import Lags, final_rows, is_ahead
 from crawler.output.results import Result, Row, row_at, rows
 from crawler.output.results import read as read_results
 from crawler.output.summary import Summary
@@ -33,8 +33,8 @@ class StoreReader(Protocol):
 
     def lookup(self, url: str) -> Known | str | None: ...
 
-    def lags(self, file: str, url: str) -> bool:
-        """Whether it may not know what a results file says of a URL: not yet, or not at all."""
+    @property
+    def lags(self) -> Lags | None: ...
 
     def budgets(self, url: str) -> tuple[int, int]: ...
 

@@ -94,6 +94,7 @@ class NodeReader(StoresReader):
         return max(records, key=lambda known: known.fetched_at) if records else next(iter(found), None)
 
     def lags(self, file: str, url: str) -> bool:
+        """Whether the copy of the part that writes a results file may not know yet what that says of a URL."""
         return (writer := self._writers.get(file)) is not None and not writer.is_whole(url)
 
     def budgets(self, url: str) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import ClassVar, Final, TypeVar
 
 from crawler.core.errors import StorageError
 from crawler.core.keys import GroupOf, Keys
@@ -115,6 +115,9 @@ class RocksReader:
     Raises StorageError; ``final`` where there is no store, or a damaged one. URLs are canonical. ``group_of``: as the store
     makes its keys."""
 
+    lags: ClassVar[None] = None
+    """It knows of all that there is."""
+
     def __init__(self, path: Path, group_of: GroupOf | None = None) -> None:
         self._path, self._group_of = path, group_of
         self._database, self._facts = _open(path, group_of)
@@ -122,10 +125,6 @@ class RocksReader:
     def lookup(self, url: str) -> Known | str | None:
         """As ``Store.lookup``."""
         return self._ask(lambda facts: facts.lookup(url))
-
-    def lags(self, file: str, url: str) -> bool:
-        """Whether it may not know what a results file says of a URL: both show one commit."""
-        return False
 
     def is_whole(self, url: str) -> bool:
         """Of a working copy: whether it has all that was committed from here of the URL's slot."""
