@@ -36,8 +36,8 @@ def test_rows_of_the_last_commit_of_a_node_that_was_killed_are_final_though_anot
             cluster.kill_all_of("a")
             cluster.begin("b")
             wait_until(lambda: cluster.is_shared("b"))
-            cluster.begin("a", url=through)
-            wait_until(lambda: cluster.is_shared("a", "b"))
+            cluster.begin("a", "--grace", "1s", url=through)
+            wait_until(lambda: cluster.slots_of("a"))
             assert cluster.drain("a") == 5
         finally:
             go_on.set()
@@ -76,24 +76,36 @@ def test_a_line_that_redirects_to_a_host_of_another_node_has_a_final_row(tmp_pat
 
 
 def test_a_node_that_has_fewer_processes_than_before_tells_of_their_files_that_are_not_stored(tmp_path: Path) -> None:
-    web, go_on = tree(PAGES), threading.Event()
-    hold(web, after=30, until=go_on)
+    web, shared, go_on = tree(PAGES), threading.Event(), threading.Event()
+    pages = web.default
+
+    def answer(host: str, path: str) -> Answer:
+        until = {1: None}.get(n := int(path[1:]), shared if n <= 60 else go_on)
+        return replace(pages(host, path), until=until.is_set if until else None)
+
+    web.default = answer
     cluster = Cluster(tmp_path, postgres().url())
 
     def begin(processes: int) -> None:
-        cluster.begin("a", url_of(web, 1), "--processes", str(processes), "--store-url", f"file://{tmp_path}/store")
+        stored = ("--store-url", f"file://{tmp_path}/store", "--grace", "1s")
+        cluster.begin("a", url_of(web, 1), "--processes", str(processes), *stored)
+
+    def marks() -> list[tuple[int, bytes]]:
+        return rows(cluster.url, "SELECT member, value FROM own WHERE substring(key FROM 1 FOR 5) = 'mark:'")
 
     with cluster.running(), web.running():
         try:
             begin(2)
-            wait_until(lambda: cluster.is_shared(a=2) and cluster.counts().settled >= 20)
+            wait_until(lambda: cluster.is_shared(a=2) and rows(cluster.url, "SELECT count(DISTINCT owner) FROM slot") == [(2,)])
+            shared.set()
+            wait_until(lambda: len({member for member, _ in marks()}) == 2)
             cluster.kill_all_of("a")
             begin(1)
             wait_until(lambda: "begin it once with --processes 2" in cluster.said("a"))
             assert cluster.drain("a") == 5
             begin(2)
         finally:
+            shared.set()
             go_on.set()
         cluster.wait()
-    marks = rows(cluster.url, "SELECT value FROM own WHERE substring(key FROM 1 FOR 5) = 'mark:'")
-    assert all(is_safe(decode_mark(value)) for (value,) in marks) and len(marks) >= 6
+    assert all(is_safe(decode_mark(value)) for _, value in marks()) and len(marks()) >= 6
