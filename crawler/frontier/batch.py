@@ -155,15 +155,12 @@ class Collector:
                 return rest.down
         return None
 
-    def revive(self, only: str | None) -> list[str]:
-        """Hosts that were given up in a batch that is not committed yet, or this one of them, are to be tried again: which."""
-        revived = []
+    def revive(self, only: str | None) -> None:
+        """Hosts that were given up in a batch that is not committed yet, or this one of them, are to be tried again."""
         for batch in (self.open, self.closing or self.open):
             for host, rest in batch.hosts.items():
                 if rest.down and only in (None, host):
                     batch.hosts[host] = replace(rest, down=None, failures=0)
-                    revived.append(host)
-        return revived
 
     def rest(self, host: str, rest: HostRest, now: float) -> None:
         """A host rests longer than its last visit had told."""

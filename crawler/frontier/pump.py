@@ -147,7 +147,8 @@ class Pump:
 
     async def revive(self, which: Selection) -> int:
         """Make settled URLs due again; how many. Durable on return. Raises StorageError: some may be."""
-        self.frontier.bench.revive(self._batches.revive(which.place))
+        self._batches.revive(which.place)
+        self.frontier.bench.revive(which.place)
         return await self._step_by_step(self._store.revive_some, which)
 
     async def remove(self, which: Selection) -> int:
@@ -428,11 +429,9 @@ class Pump:
         is_busy = is_busy or (frontier.counts.recrawl and self._refill.is_behind())
         self.is_idle = not is_busy
         is_done = not is_busy and frontier.counts.waiting + frontier.counts.retrying == 0
-        if self.member is not None:
-            return
-        if self.intake is not None:
+        if self.intake is not None and self.member is None:
             self.intake.exchange.tell(done=is_done, committed=committed)
-        elif is_done:
+        elif is_done and self.member is None:
             self.over()
 
     def over(self) -> None:
