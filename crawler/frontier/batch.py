@@ -6,13 +6,16 @@ Invariant: a batch is committed whole or, after a failed write, its admissions a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
 from crawler.core.batch import Admitted, Batch, HostRest, Settled
 from crawler.core.model import Done, Mark
+
+if TYPE_CHECKING:
+    from crawler.frontier.workbench import Workbench
 
 OUTCOMES_MAX: Final = 1000
 LINKS_MAX: Final = 10_000
@@ -155,15 +158,14 @@ class Collector:
                 return rest.down
         return None
 
-    def revive(self, only: str | None) -> list[str]:
-        """Hosts that were given up in a batch that is not committed yet, or this one of them, are to be tried again: which."""
-        revived = []
+    def revive(self, only: Collection[str] | None, bench: Workbench) -> None:
+        """Hosts that were given up in a batch that is not committed yet, or while visits of them are out, are to be tried again;
+        or these of them."""
+        bench.revive(only)
         for batch in (self.open, self.closing or self.open):
             for host, rest in batch.hosts.items():
-                if rest.down and only in (None, host):
+                if rest.down and (only is None or host in only):
                     batch.hosts[host] = replace(rest, down=None, failures=0)
-                    revived.append(host)
-        return revived
 
     def rest(self, host: str, rest: HostRest, now: float) -> None:
         """A host rests longer than its last visit had told."""

@@ -147,14 +147,14 @@ class Pump:
 
     async def revive(self, which: Selection) -> int:
         """Make settled URLs due again; how many. Durable on return. Raises StorageError: some may be."""
-        self.frontier.bench.revive(self._batches.revive(which.place))
-        return await self._step_by_step(self._store.revive_some, which)
+        self._batches.revive((which.place,) if which.place is not None else None, self.frontier.bench)
+        return await self._step_by_step(self._store.revive_some, which, revives=True)
 
     async def remove(self, which: Selection) -> int:
         """Forget settled URLs; how many. As ``revive``."""
         return await self._step_by_step(self._store.remove_some, which)
 
-    async def _step_by_step(self, some: Callable[[Selection, bytes], Step], which: Selection) -> int:
+    async def _step_by_step(self, some: Callable[[Selection, bytes], Step], which: Selection, *, revives: bool = False) -> int:
         """Between the pump's own calls, each of its turns short."""
         total, after = 0, b""
         while True:
@@ -164,6 +164,8 @@ class Pump:
                 self.failed(error)
                 raise
             total += step.count
+            if revives:
+                self._batches.revive(step.hosts, self.frontier.bench)
             self.frontier.counts = self._store.stats()
             if self._robots is not None:
                 for host in step.hosts:
@@ -428,11 +430,9 @@ class Pump:
         is_busy = is_busy or (frontier.counts.recrawl and self._refill.is_behind())
         self.is_idle = not is_busy
         is_done = not is_busy and frontier.counts.waiting + frontier.counts.retrying == 0
-        if self.member is not None:
-            return
-        if self.intake is not None:
+        if self.intake is not None and self.member is None:
             self.intake.exchange.tell(done=is_done, committed=committed)
-        elif is_done:
+        elif is_done and self.member is None:
             self.over()
 
     def over(self) -> None:

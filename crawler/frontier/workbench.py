@@ -231,10 +231,10 @@ class Workbench:
         self._groups.rest(lease.link.host, due, seconds)
         self._place(lease.link.host, host)
 
-    def revive(self, names: Iterable[str]) -> None:
-        """These hosts are tried again, whatever they had done."""
-        for name in names:
-            if host := self._hosts.get(name):
+    def revive(self, only: Iterable[str] | None) -> None:
+        """Hosts that were given up here, or these of them, are tried again: what the visits that are out bring counts anew."""
+        for name in self._hosts if only is None else only:
+            if (host := self._hosts.get(name)) is not None and host.down:
                 host.down, host.failures = None, 0
 
     def hold_suspects(self, held: bool) -> None:

@@ -91,6 +91,8 @@ def _serve(
         except MemoryError:
             os._exit(1)  # whose memory it was is only known of a fresh process
         except Exception as error:
+            if lack_of(error) is not None:
+                os._exit(1)  # nor whether this machine lacks it
             status, payload = FAILED, f"{type(error).__name__}: {error}".encode(errors="replace")[:1_000]
         signal.setitimer(signal.ITIMER_REAL, 0)
         passed_bytes += size

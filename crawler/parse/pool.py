@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 
 from crawler.config.sections import ParseConfig
-from crawler.core.errors import StorageError
+from crawler.core.errors import StorageError, lack_of
 from crawler.core.waiting import Waiting
 from crawler.parse.child import FAILED, function_of
 from crawler.parse.heavy_hosts import NO_TURN, HeavyHosts
@@ -132,6 +132,8 @@ class ParserPool:
         except (OSError, MemoryError) as error:  # a pure function meets neither but by our own fault
             raise StorageError(f"parsing: {error}", errno=getattr(error, "errno", None) or errno.ENOMEM) from error
         except Exception as error:
+            if (lack := lack_of(error)) is not None:
+                raise StorageError(f"parsing: {error}", errno=lack.errno or errno.ENOMEM) from error
             return ParseFault("parse_crashed", f"{type(error).__name__}: {error}")
 
     async def _there(self, frame: bytearray, result: type[T], host: str) -> T | ParseFault:

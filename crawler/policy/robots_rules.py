@@ -19,6 +19,7 @@ import msgspec
 from isal import isal_zlib
 from msgspec import Struct
 from protego import Protego
+from protego._utils import _quote_path
 
 from crawler.core.urls import escaped
 
@@ -60,12 +61,11 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.~/=-]*")
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _KEPT = re.compile(r"%(25|3F|[89A-F][0-9A-F])", re.IGNORECASE)
 """Escapes that Protego would not leave as they are."""
-_MARK = re.compile(r"%25(?=[0-9A-F]{2})")
 _STRAY = re.compile(r"%(?![0-9A-Fa-f]{2})")
 """A percent sign that begins no escape: "/*%" forbids whatever is escaped."""
 _ABOUT_SLASHES = re.compile(r"^[^?\n]*+\?[^/%\n]*+(?:%(?!2F)[^/%\n]*+)*+(?:/|%2F)", re.IGNORECASE | re.MULTILINE).search
 """In rules: one with a slash in its query, which may be escaped."""
-_ANYWHERE = re.compile(r"^D[^*?\n]*+\*[^%?\n]*+%", re.MULTILINE).search
+_ANYWHERE = re.compile(r"^[^*?\n]*+\*[^%?\n]*+%", re.MULTILINE).search
 """In rules: one with an escape that may stand in a path as well as in a query ("/*%2F")."""
 _BARE = re.compile(r"[\"<>\\^`{|}]")
 """What a URL escapes in one place and not in another."""
@@ -295,21 +295,18 @@ class Matcher:
         self._denied = _denied(lines) if few else ("",)
 
     def allows(self, url: str) -> bool:
-        return all(self._allows(spelling(url)) for spelling in self._spellings)
-
-    def _allows(self, url: str) -> bool:
-        url = _marked(url, wholly=self._wholly)
         at = url.find("/", 8)
         if at > 0 and not url.startswith(self._denied, at) and _PLAIN.fullmatch(url, at):
             return True  # none that denies can apply, whatever others allow
+        urls = _spelled(url, self._spellings, wholly=self._wholly)
         try:
             if self._index is None:
                 if self._tree is None:
                     self._tree = _tree(self._lines.split("\n"), wholly=self._wholly)
-                return self._tree.can_fetch(url, "*")
-            rules = _narrow(self._index, url)
+                return _allowed(self._tree, urls)
+            rules = _narrow(self._index, urls[0])
             few = len(rules) <= RULES_AT_ONCE_MAX and sum(map(len, rules)) <= RULES_BYTES_AT_ONCE_MAX
-            return few and _tree(rules, wholly=self._wholly).can_fetch(url, "*")
+            return few and _allowed(_tree(rules, wholly=self._wholly), urls)
         except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError):
             return False  # whatever foreign rules provoke in Protego: what cannot be evaluated denies
 
@@ -325,14 +322,24 @@ def _tree(rules: list[str], *, wholly: bool = False) -> Protego:
     group = tree._user_agents["*"]
     group._rules.clear()
     for line in rules:
-        at = len(group._rules)
-        (group.allow if line[0] == "A" else group.disallow)(_marked(_slashed(line[1:]), wholly=wholly))
+        at, text = len(group._rules), _slashed(line[1:])
+        (group.allow if line[0] == "A" else group.disallow)(_marked(text, wholly=wholly))
         if line[-1] == "$":
             del group._rules[at]  # the same with a dollar sign that stands for itself: only elsewhere does it (RFC 9309 2.2.3)
-    for rule in group._rules:
-        rule.value.priority = len(_ONE_OCTET.sub("?", _MARK.sub("%", rule.value._pattern)))
+        for rule in group._rules[at:]:
+            octets = _ONE_OCTET.sub("?", rule.value._pattern).replace("%25", "%")
+            rule.value.priority = len(octets) + len(line) - 1 - len(text)
     group.finalize_rules()
     return tree
+
+
+def _allowed(tree: Protego, urls: list[str]) -> bool:
+    """Whether a URL is, which may be spelled in several ways: the longest rule decides that matches one of them."""
+    if len(urls) == 1:
+        return tree.can_fetch(urls[0], "*")
+    paths = [_quote_path(url) for url in urls]
+    rules = (rule for rule in tree._user_agents["*"]._rules if any(rule.value.match(path) for path in paths))
+    return next((rule.field == "allow" for rule in rules), True)
 
 
 def _marked(text: str, *, wholly: bool = False) -> str:
@@ -353,11 +360,16 @@ def _slashed(text: str) -> str:
 
 
 def _spellings(lines: str) -> tuple[Callable[[str], str], ...]:
-    """How a URL is spelled to be compared with these rules; denied in any spelling is denied. "/*%2F" is a rule for paths
-    and queries, "/?*%" one for any escape: among rules with slashes in their queries, a URL is compared as it is, too."""
+    """How a URL is spelled to be compared with these rules. "/*%2F" is a rule for paths and queries, "/?*%" one for any
+    escape: among rules with slashes in their queries, a URL is compared as it is, too."""
     if _ABOUT_SLASHES(lines) is None:
         return (str,)
     return (_slashed, str) if _ANYWHERE(lines) or _STRAY.search(lines) else (_slashed,)
+
+
+def _spelled(url: str, spellings: tuple[Callable[[str], str], ...], *, wholly: bool) -> list[str]:
+    """The different ones; they differ in the query alone."""
+    return list(dict.fromkeys([_marked(spelling(url), wholly=wholly) for spelling in spellings]))
 
 
 def _denied(lines: str) -> tuple[str, ...]:
@@ -399,9 +411,8 @@ def _unescape(escape: str) -> str:
 def denying(lines: str, url: str) -> str:
     """The line that forbids a URL which these rules forbid. For people: it costs far more than to ask whether they do."""
     wholly = _STRAY.search(lines) is not None
-    for spelling in _spellings(lines):
-        spelled = _marked(spelling(url), wholly=wholly)
-        for rule in sorted(_narrow(_index(lines), spelled), key=len, reverse=True):
-            if rule[0] == "D" and not _tree([rule], wholly=wholly).can_fetch(spelled, "*"):
-                return f"Disallow: {rule[1:]}"
+    urls = _spelled(url, _spellings(lines), wholly=wholly)
+    for rule in sorted(_narrow(_index(lines), urls[0]), key=len, reverse=True):
+        if rule[0] == "D" and not _allowed(_tree([rule], wholly=wholly), urls):
+            return f"Disallow: {rule[1:]}"
     return f"more than {RULES_AT_ONCE_MAX} rules apply, or long ones"

@@ -1089,6 +1089,86 @@ async def test_a_retry_that_is_ordered_while_a_host_is_given_up_is_not_undone_by
     assert world.frontier.counts.reasons == {"refused": 2}
 
 
+async def test_a_host_that_is_given_up_while_a_retry_goes_through_the_records_is_tried_again():
+    world = World(failures=2)
+    begun, given_up = threading.Event(), threading.Event()
+
+    def revive_some(which: Selection, after: bytes, whole=world.store.revive_some):
+        begun.set()
+        assert given_up.wait(10)
+        return whole(which, after)
+
+    world.store.revive_some = revive_some
+
+    async def take() -> Lease:
+        lease = await world.frontier.take()
+        world.visits[lease.link.url] += 1
+        return lease
+
+    async def work() -> None:
+        while True:
+            world.frontier.settle(await take(), Dropped("connect_error", "refused", sign="failed"))
+
+    first, second = links(1, 2)
+    async with asyncio.TaskGroup() as tasks:
+        pump = tasks.create_task(world.pump.run(world.recover))
+        await (await world.frontier.admit(Admitted((first,))))
+        world.frontier.settle(await take(), Dropped("connect_error", "refused", sign="failed"))
+        await (await world.frontier.admit(Admitted((second,))))
+        lease = await take()
+        retry = tasks.create_task(world.pump.revive(Selection(outcomes=frozenset({"connect_error"}))))
+        while not begun.is_set():
+            await asyncio.sleep(0)
+        world.frontier.settle(lease, Dropped("connect_error", "refused", sign="failed"))
+        assert world.bench.state("h0.test").down
+        given_up.set()
+        assert await retry == 1
+        worker = tasks.create_task(work())
+        while world.frontier.counts.waiting or world.pump.uncommitted_s:
+            await asyncio.sleep(0)
+        worker.cancel()
+        world.pump.end()
+        await pump
+    world.pump.close()
+    assert world.visits == {first.url: 2, second.url: 1}
+    assert world.frontier.counts.reasons == {"refused": 2}
+
+
+async def test_a_visit_that_was_out_when_its_host_was_given_up_does_not_undo_a_retry():
+    """It counted as one more failure in a row: the host was given up again, and what was due again settled unfetched."""
+    world = World(per_host=2, failures=2)
+
+    async def take() -> Lease:
+        lease = await world.frontier.take()
+        world.visits[lease.link.url] += 1
+        return lease
+
+    async with asyncio.TaskGroup() as tasks:
+        pump = tasks.create_task(world.pump.run(world.recover))
+        await (await world.frontier.admit(Admitted(tuple(links(1, 3)))))
+        slow = await take()
+        for _ in range(2):
+            world.frontier.settle(await take(), Dropped("connect_error", "refused", sign="failed"))
+        while world.pump.uncommitted_s:
+            await asyncio.sleep(0)
+        assert world.bench.state("h0.test").down
+        assert await world.pump.revive(Selection(host="h0.test")) == 2
+        world.frontier.settle(slow, Dropped("connect_error", "refused", sign="failed"))
+
+        async def work() -> None:
+            while True:
+                world.frontier.settle(await take(), Dropped("skipped", "mime", sign="alive"))
+
+        worker = tasks.create_task(work())
+        while world.frontier.counts.waiting or world.pump.uncommitted_s:
+            await asyncio.sleep(0)
+        worker.cancel()
+        world.pump.end()
+        await pump
+    world.pump.close()
+    assert world.frontier.counts.reasons == {"refused": 1, "mime": 2}
+
+
 async def test_suspects_are_visited_and_committed_one_at_a_time():
     """So that a commit that ends the process is known to have been one of them's doing."""
     world = World(per_host=9)

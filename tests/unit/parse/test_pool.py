@@ -112,6 +112,33 @@ async def test_in_the_loop_a_lack_of_ours_is_no_documents_fault():
         assert parser.stats().crashed == 0
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        "OSError(23, 'Too many open files in system')",
+        "ImportError('x.so: cannot open shared object file: Too many open files in system')",
+    ],
+)
+async def test_a_lack_of_ours_in_the_middle_is_no_documents_fault(tmp_path, monkeypatch, end):
+    """As where the machine has no descriptor left for a module that only few documents need."""
+    armed = tmp_path / "armed"
+    (tmp_path / "lacking.py").write_text(
+        f"import os\ndef read(body):\n    if os.path.exists({str(armed)!r}):\n        os.unlink({str(armed)!r})\n"
+        f"        raise {end}\n    return 'fine'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "lacking", raising=False)
+    for parsers in (1, 0):
+        armed.touch()
+        async with open_parser(ParseConfig(parse_timeout=60.0), parsers=parsers, preload="lacking:read") as parser:
+            if not parsers:
+                with pytest.raises(StorageError) as caught:
+                    await parser.call("lacking:read", b"", result=str)
+                assert caught.value.errno == errno.ENFILE
+            assert await parser.call("lacking:read", b"", result=str) == "fine"
+            assert (parser.stats().crashed, parser.stats().restarts) == (0, parsers)
+
+
 async def test_documents_beside_a_hostile_one_are_all_answered():
     """200 good documents with 12 hostile ones among them, two processes: every good one has its answer."""
     sins = {n: ("abort", "spin", "swell 500", "raise x")[n % 4] for n in range(3, 200, 17)}

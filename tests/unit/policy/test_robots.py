@@ -211,6 +211,29 @@ def test_an_escaped_slash_wherever_it_stands_is_forbidden_whatever_other_rules_s
         assert (found.denied_by(f"http://h.example{path}") is None) is allowed
 
 
+@pytest.mark.parametrize(
+    ("lines", "path", "denied_by"),
+    [
+        ("D/*%2F|A/search?q=%2F", "/search?q=%2Fx", None),
+        ("D/*%2F|A/s?q=https://", "/s?q=https%3A%2F%2Fa", None),
+        ("D/*q=%2F|A/s?q=%2F", "/s?q=%2Fx", None),
+        ("D/login|A/*return=%2F|D/x?u=/", "/login?return=%2Fhome", None),
+        ("D/*%|A/s?q=/", "/s?q=%2Fx", None),
+        ("D/%*|A/%20", "/%20b", None),
+        ("A/*%2F|D/search?q=%2F", "/search?q=%2Fx", "/search?q=%2F"),
+        ("A/s?q=%2F|D/*?q=/a", "/s?q=%2Fabc", None),
+        ("A/a?q|D/*%2F%2F|D/x?u=/", "/a?q=%2F%2F", "/*%2F%2F"),
+    ],
+)
+def test_the_longest_rule_decides_however_each_spells_its_slashes(lines: str, path: str, denied_by: str | None) -> None:
+    """A URL that any rule denied in one of its spellings was denied, whatever a longer one allowed."""
+    text = "User-agent: *\n" + "".join(f"{'Allow' if line[0] == 'A' else 'Disallow'}: {line[1:]}\n" for line in lines.split("|"))
+    many = "".join(f"Disallow: /none/{n}\n" for n in range(robots_rules.RULES_AT_ONCE_MAX))
+    for found in (rules(text), rules(text + many)):
+        assert found.allows(f"http://h.example{path}") is (denied_by is None)
+        assert found.denied_by(f"http://h.example{path}") == (denied_by and f"Disallow: {denied_by}")
+
+
 @pytest.mark.parametrize("status", [200, 204, 206, 299])
 def test_an_answer_is_read(status):
     found = read(status, b"User-agent: *\nDisallow: /private\n", name="f", wall=0)
