@@ -231,10 +231,14 @@ def import_aiohttp() -> None:
 def in_a_loop(crawl: Callable[[], Coroutine[Any, Any, Report]]) -> Report:
     """Run it to its end. StorageError where no descriptors are left to end in order: uvloop cannot be closed then."""
     settle_memory()
+    report: Report | None = None
     try:
         with _running() as runner:
-            return runner.run(crawl())
+            report = runner.run(crawl())
+        return report
     except RuntimeError as error:
+        if report is not None and lack_of(error) is not None:
+            return report  # all has ended but the loop's own threads, which another was to wait for
         if (lack := lack_of(error.__context__)) is None:
             raise
         raise lack from error

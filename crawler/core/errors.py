@@ -69,7 +69,7 @@ _ADVICE: Final = {
     errno.EADDRNOTAVAIL: "allow more local ports (sysctl net.ipv4.ip_local_port_range), or lower --workers",
     errno.EFBIG: "allow larger files (ulimit -f, or LimitFSIZE of systemd)",
     errno.EROFS: "mount it so that it can be written",
-    errno.EIO: "the disk fails (see dmesg): the same command goes on once it is there again",
+    errno.EIO: "the disk fails (see dmesg): go on once it is there again",
 }
 """What to do about an error of this machine whose own words do not tell."""
 

@@ -87,7 +87,8 @@ def _unreadable(source: str, line: int, error: Exception) -> ConfigError | Stora
         return StorageError(f"list {source}: {what}", errno=error.errno)
     if not line:
         return ConfigError(f"list {source}: {what}")
-    return ConfigError(f"list {source}: {what}, after line {line}. Repair it or make it anew; the same command goes on there.")
+    advice = "Repair it or make it anew; a crawl that continues goes on there."
+    return ConfigError(f"list {source}: {what}, after line {line}. {advice}")
 
 
 def check(sources: Sequence[str]) -> list[str]:

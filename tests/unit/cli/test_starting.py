@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import json
 import subprocess
 import sys
 import weakref
@@ -121,3 +122,26 @@ def test_a_loop_for_which_there_are_no_threads_is_not_begun() -> None:
     """libuv would abort the process for want of one, without a word: that of a parent of several has tried none."""
     ended = subprocess.run([sys.executable, "-c", LISTENING], capture_output=True, text=True, check=False, timeout=60)
     assert ended.returncode == 1 and "ulimit -u" in ended.stderr, ended
+
+
+UNFOLLOWED = """
+import sys, threading
+start = threading.Thread.start
+def refuse(thread):
+    if getattr(thread._target, "__name__", "") == "_do_shutdown":
+        raise RuntimeError("can't start new thread")
+    start(thread)
+threading.Thread.start = refuse
+from crawler.cli.main import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_crawl_that_has_ended_tells_how_though_no_thread_is_left_to_end_its_loop(tmp_path: Path, processes: str) -> None:
+    """It ended with exit 3, without a table or the object of --json, whatever had become of it."""
+    words = ["http://127.0.0.1:1/", "-o", str(tmp_path / "out"), "--retries", "0", "--processes", processes, "--json"]
+    arguments = [sys.executable, "-c", UNFOLLOWED, "run", *words]
+    ended = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 4 and "1 of 1 URLs settled" in ended.stderr, ended
+    assert json.loads(ended.stdout)["exit_code"] == 4

@@ -23,6 +23,7 @@ def test_a_lack_is_told_with_what_to_do_and_once(number, advice):
     first = StorageError("crawl.toml: no more", errno=number)
     again = StorageError(str(first), errno=number)  # as it comes from another process
     assert str(again) == str(first) and str(first).startswith("crawl.toml: no more: ") and str(first).count(advice) == 1
+    assert "same command" not in str(first), "with --fresh it begins anew"
     assert str(StorageError("damaged", errno=errno.ENOSPC)) == "damaged"
 
 

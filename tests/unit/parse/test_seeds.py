@@ -514,6 +514,7 @@ def test_a_list_that_cannot_be_read_to_its_end_says_how_far_it_came(content: byt
             links += chunk.links
             position = chunk.position[1]
     assert path in str(refused.value)
+    assert "same command" not in str(refused.value), "with --fresh it begins anew"
     if position is not None:
         assert f"after line {len(links)}" in str(refused.value)
         written(tmp_path / "list", many(0, 60_000))
