@@ -657,7 +657,7 @@ async def test_it_says_why_nothing_is_dealt():
 
 async def test_where_all_that_is_left_is_out_no_host_rests():
     """It said ``politeness`` of the last page of a slow server, as if a shorter delay would help."""
-    world = World(delay=60.0)
+    world = World(delay=0.2)
     pump = asyncio.create_task(world.pump.run(world.recover))
     for left, expected in ((2, "politeness"), (1, "frontier")):
         await (await world.frontier.admit(Admitted(tuple(links(1, left)))))
