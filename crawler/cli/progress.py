@@ -69,7 +69,7 @@ def closing_table(
     if stopped_by:
         lines.append(f"stopped before the end ({stopped_by}): {again}")
     elif error is not None:
-        lines.append(f"ended before the end by an error: {again}")
+        lines.append(f"ended early by an error: {again}")
     elif not end.known and not end.lines:
         lines.append("no URL was listed: a list has one on each line that is not blank and no # comment")
     elif begun is not None and _had_nothing_left(begun, end):

@@ -272,7 +272,7 @@ def test_a_crawl_that_is_stopped_tells_how_it_goes_on(settings, again):
     assert lines[1] == f"stopped before the end (SIGINT): {again}"
     assert lines[2].endswith(f"there was no time; {again} with them")
     failed = closing_table(end, 1, directory="o", stopped_by=None, begun=snap(0), error="the disk is full", again=said)
-    assert failed.splitlines()[1] == f"ended before the end by an error: {again}"
+    assert failed.splitlines()[1] == f"ended early by an error: {again}"
 
 
 def test_a_crawl_without_failures_lists_none():
