@@ -71,6 +71,9 @@ def empty_page(url, tmp):
     return Page(url, 200, "", "1.1", (), b"", body, 0, 0, None, None, 0.0, Timings(0, 0, 0), None, None, None, None, None)
 
 
+REFUSED = Dropped("connect_error", "refused", sign="failed")
+
+
 class World:
     def __init__(
         self,
@@ -106,6 +109,26 @@ class World:
     async def recover(self, error: StorageError) -> None:
         self.recovered.append(str(error))
         await asyncio.sleep(0)
+
+    async def take(self) -> Lease:
+        lease = await self.frontier.take()
+        self.visits[lease.link.url] += 1
+        return lease
+
+    async def end_with(self, outcome: Dropped, running: asyncio.Task[None]) -> None:
+        """All that waits ends so, and then the crawl."""
+
+        async def work() -> None:
+            while True:
+                self.frontier.settle(await self.take(), outcome)
+
+        worker = asyncio.create_task(work())
+        while self.frontier.counts.waiting or self.pump.uncommitted_s:
+            await asyncio.sleep(0)
+        worker.cancel()
+        self.pump.end()
+        await running
+        self.pump.close()
 
     async def crawl(self, links, visit, workers: int = 8) -> None:
         async def work() -> None:
@@ -1060,17 +1083,12 @@ async def test_a_retry_that_is_ordered_while_a_host_is_given_up_is_not_undone_by
             assert ordered.wait(10)
         return whole(prepared)
 
-    async def visit() -> None:
-        lease = await world.frontier.take()
-        world.visits[lease.link.url] += 1
-        world.frontier.settle(lease, Dropped("connect_error", "refused", sign="failed"))
-
     world.files.write = write
     async with asyncio.TaskGroup() as tasks:
         pump = tasks.create_task(world.pump.run(world.recover))
         for one in (first, second):
             await (await world.frontier.admit(Admitted((one,))))
-            await visit()
+            world.frontier.settle(await world.take(), REFUSED)
             while one is first and world.pump.uncommitted_s:
                 await asyncio.sleep(0)
         assert world.pump._batches.given_up("h0.test"), "with a commit that is not made yet"
@@ -1078,13 +1096,7 @@ async def test_a_retry_that_is_ordered_while_a_host_is_given_up_is_not_undone_by
             await asyncio.sleep(0)
         assert await world.pump.revive(Selection(host="h0.test")) == 1
         ordered.set()
-        worker = tasks.create_task(visit())
-        while world.frontier.counts.waiting or world.pump.uncommitted_s:
-            await asyncio.sleep(0)
-        worker.cancel()
-        world.pump.end()
-        await pump
-    world.pump.close()
+        await world.end_with(REFUSED, pump)
     assert world.visits == {first.url: 2, second.url: 1}
     assert world.frontier.counts.reasons == {"refused": 2}
 
@@ -1100,36 +1112,21 @@ async def test_a_host_that_is_given_up_while_a_retry_goes_through_the_records_is
 
     world.store.revive_some = revive_some
 
-    async def take() -> Lease:
-        lease = await world.frontier.take()
-        world.visits[lease.link.url] += 1
-        return lease
-
-    async def work() -> None:
-        while True:
-            world.frontier.settle(await take(), Dropped("connect_error", "refused", sign="failed"))
-
     first, second = links(1, 2)
     async with asyncio.TaskGroup() as tasks:
         pump = tasks.create_task(world.pump.run(world.recover))
         await (await world.frontier.admit(Admitted((first,))))
-        world.frontier.settle(await take(), Dropped("connect_error", "refused", sign="failed"))
+        world.frontier.settle(await world.take(), REFUSED)
         await (await world.frontier.admit(Admitted((second,))))
-        lease = await take()
+        lease = await world.take()
         retry = tasks.create_task(world.pump.revive(Selection(outcomes=frozenset({"connect_error"}))))
         while not begun.is_set():
             await asyncio.sleep(0)
-        world.frontier.settle(lease, Dropped("connect_error", "refused", sign="failed"))
+        world.frontier.settle(lease, REFUSED)
         assert world.bench.state("h0.test").down
         given_up.set()
         assert await retry == 1
-        worker = tasks.create_task(work())
-        while world.frontier.counts.waiting or world.pump.uncommitted_s:
-            await asyncio.sleep(0)
-        worker.cancel()
-        world.pump.end()
-        await pump
-    world.pump.close()
+        await world.end_with(REFUSED, pump)
     assert world.visits == {first.url: 2, second.url: 1}
     assert world.frontier.counts.reasons == {"refused": 2}
 
@@ -1138,34 +1135,18 @@ async def test_a_visit_that_was_out_when_its_host_was_given_up_does_not_undo_a_r
     """It counted as one more failure in a row: the host was given up again, and what was due again settled unfetched."""
     world = World(per_host=2, failures=2)
 
-    async def take() -> Lease:
-        lease = await world.frontier.take()
-        world.visits[lease.link.url] += 1
-        return lease
-
     async with asyncio.TaskGroup() as tasks:
         pump = tasks.create_task(world.pump.run(world.recover))
         await (await world.frontier.admit(Admitted(tuple(links(1, 3)))))
-        slow = await take()
+        slow = await world.take()
         for _ in range(2):
-            world.frontier.settle(await take(), Dropped("connect_error", "refused", sign="failed"))
+            world.frontier.settle(await world.take(), REFUSED)
         while world.pump.uncommitted_s:
             await asyncio.sleep(0)
         assert world.bench.state("h0.test").down
         assert await world.pump.revive(Selection(host="h0.test")) == 2
-        world.frontier.settle(slow, Dropped("connect_error", "refused", sign="failed"))
-
-        async def work() -> None:
-            while True:
-                world.frontier.settle(await take(), Dropped("skipped", "mime", sign="alive"))
-
-        worker = tasks.create_task(work())
-        while world.frontier.counts.waiting or world.pump.uncommitted_s:
-            await asyncio.sleep(0)
-        worker.cancel()
-        world.pump.end()
-        await pump
-    world.pump.close()
+        world.frontier.settle(slow, REFUSED)
+        await world.end_with(Dropped("skipped", "mime", sign="alive"), pump)
     assert world.frontier.counts.reasons == {"refused": 1, "mime": 2}
 
 
