@@ -20,13 +20,13 @@ from xml.parsers import expat
 from turbohtml import Tokenizer, TokenType, unescape
 
 from crawler.parse.sitemap_part import PLACES, Full, SitemapKind, SitemapReading, Stop, is_url
-from crawler.parse.sitemap_xml import NAME_CHARS_MAX, Odd, Strict
+from crawler.parse.sitemap_xml import FEED_BYTES, NAME_CHARS_MAX, Odd, Strict
 
 REPAIRS_MAX: Final = 50_000
 """Damaged entries of one document: as many as it may have URLs."""
 REPAIRS_PER_CALL_MAX: Final = 2_000
 """About 0.2 s."""
-REPAIR_BYTES: Final = 64 << 10
+REPAIR_BYTES: Final = FEED_BYTES
 """One that has to be read further than so counts as several: it may open what never ends, such as a processing instruction."""
 
 # An open comment or CDATA section is none: what stands in it may be all that is left of the document.
@@ -94,7 +94,7 @@ def repaired(reading: SitemapReading, data: bytes) -> int:
         if not is_faulty and not data[at:].strip():
             break
         at = _over(reading, data, at)
-        cost = 1 + (strict.fed - strict.safe) // REPAIR_BYTES
+        cost = max(1, (strict.fed - strict.safe) // REPAIR_BYTES)
         repairs += cost
         reading.state.repairs += cost
         if reading.state.repairs > REPAIRS_MAX:

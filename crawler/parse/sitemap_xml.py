@@ -18,7 +18,7 @@ ENTRY_URLS_MAX: Final = 100
 """Of an entry: one is usual, and an Atom entry may have one for each language and type (RFC 4287 4.1.2)."""
 ELEMENT_DEPTH_MAX: Final = 32
 NAME_CHARS_MAX: Final = 256
-_FEED_BYTES: Final = 16 << 10
+FEED_BYTES: Final = 16 << 10
 _DATES: Final = frozenset({"lastmod", "pubDate", "updated", "date"})  # the last of RSS 1.0
 
 
@@ -60,11 +60,13 @@ class Strict:
         self._data, self._shift, self.safe = data, at - len(before), at
         self._parser.Parse(before, False)
         view = memoryview(data)
-        while True:  # in pieces: most that is read again has a fault not far from here
-            self.fed = min(at + _FEED_BYTES, len(data))
+        size = FEED_BYTES  # in pieces: most that is read again has a fault not far from here
+        while True:
+            self.fed = min(at + size, len(data))
             self._parser.Parse(view[at : self.fed], last and self.fed == len(data))
             if (at := self.fed) >= len(data):
                 break
+            size *= 2  # expat looks through what has no end from its beginning again, at each piece
 
     def release(self) -> None:
         """Break the reference cycle with the parser."""
