@@ -111,3 +111,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     unstored_bytes: int = 0
     store_trouble: str | None = None
     """Why they cannot be stored just now."""
+
+    @property
+    def is_whole(self) -> bool:
+        """All that is known is settled, and nothing more is read."""
+        return not (self.reading or self.waiting or self.retrying or self.in_flight)

@@ -33,6 +33,7 @@ class Report(Struct, frozen=True):
     exit_code: Exit
     snapshot: Snapshot
     stopped_by: str | None = None
+    """None as well where nothing was left to do when it was told to stop."""
     error: str | None = None
     begun: Snapshot | None = None
     """What earlier runs had left in the directory; None: not all of it could be opened, and the snapshot tells of a part."""
@@ -80,8 +81,10 @@ async def run_crawl(
         on_snapshot(snapshot)
         if error is not None:
             logger.error("%s", error)
-        code = code_of(error) if error is not None else exit_code(snapshot, config.max_failed, crawl.stopped_by is not None)
-        return Report(code, snapshot, crawl.stopped_by, str(error) if error is not None else None, begun)
+        is_whole = snapshot.is_whole and config.cluster is None  # what other machines have not sent yet is not seen here
+        stopped_by = None if is_whole else crawl.stopped_by
+        code = code_of(error) if error is not None else exit_code(snapshot, config.max_failed, stopped_by is not None)
+        return Report(code, snapshot, stopped_by, str(error) if error is not None else None, begun)
 
 
 async def showing(crawl: Drains, on_snapshot: Callable[[Snapshot], None], interval: float) -> None:

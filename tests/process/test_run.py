@@ -311,6 +311,13 @@ def test_a_limit_stops_early(site, tmp_path, limit):
     assert rows <= 40 and (seconds >= 1 if "--max-time" in limit else rows >= 3), "in a second of its own nobody knows how many"
 
 
+def test_a_limit_of_as_many_pages_as_there_are_stops_nothing(site, tmp_path):
+    """A crawl of which nothing was left was called one that was stopped early."""
+    ended = command("run", *site.good(5), "-o", str(tmp_path), *LOCAL, "--max-pages", "5", "--json")
+    assert ended.returncode == 0 and "stopped before the end" not in ended.stderr
+    assert orjson.loads(ended.stdout)["stopped_by"] is None
+
+
 def test_the_live_line_is_drawn_on_a_terminal_and_leaves_only_the_table(site, tmp_path):
     code, drawn = on_a_terminal("run", *site.good(5), sin(site, "lame"), "-o", str(tmp_path), *LOCAL)
     assert code == 0
