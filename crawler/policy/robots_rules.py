@@ -1,4 +1,4 @@
-"""The rules of one robots.txt for our product token (RFC 9309), in a compact form. Protego matches the patterns.
+"""The rules of one robots.txt for our product token (RFC 9309), in a compact form, and which of them decides about a URL.
 
 Invariant: a rule that cannot be evaluated within the bounds denies. Nothing here fetches: redirects, retries and back-off
 belong to the crawl.
@@ -12,14 +12,13 @@ import re
 import zlib
 from bisect import bisect_left
 from collections.abc import Callable
+from string import ascii_letters, digits, hexdigits, punctuation
 from typing import Final
-from urllib.parse import quote_from_bytes
+from urllib.parse import quote, quote_from_bytes
 
 import msgspec
 from isal import isal_zlib
 from msgspec import Struct
-from protego import Protego
-from protego._utils import _quote_path
 
 from crawler.core.urls import escaped
 
@@ -44,7 +43,7 @@ _LINE: Final = re.compile(
     re.IGNORECASE,
 )
 """A line that means something to us. Whatever else stands in the file is skipped without a Python object for it.
-Misspellings and a missing colon are understood, as Google's parser and Protego do."""
+Misspellings and a missing colon are understood, as Google's parser does."""
 _TOKEN: Final = re.compile(rb"[A-Za-z0-9_-]+")
 """RFC 9309 2.2.1 allows no digits in a product token, but real ones have them (MJ12bot)."""
 _seconds = re.compile(rb"([0-9.]+(?:e[0-9]+)?)[ \t]*(?:s|secs?|seconds?)?", re.IGNORECASE).fullmatch
@@ -54,25 +53,7 @@ _MAX_AGE: Final = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?(\d{1,9})", re.IGNORE
 
 RULES_AT_ONCE_MAX: Final = 1_000
 RULES_BYTES_AT_ONCE_MAX: Final = 64 << 10
-"""Rules that Protego reads and weighs for one URL (20 ms at worst). A longer file is narrowed first to the rules that can
-apply."""
-_PLAIN = re.compile(r"[A-Za-z0-9_.~/=-]*")
-"""What Protego compares as it stands, in a pattern and in a URL."""
-_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
-_KEPT = re.compile(r"%(25|3F|[89A-F][0-9A-F])", re.IGNORECASE)
-"""Escapes that Protego would not leave as they are."""
-_STRAY = re.compile(r"%(?![0-9A-Fa-f]{2})")
-"""A percent sign that begins no escape: "/*%" forbids whatever is escaped."""
-_ABOUT_SLASHES = re.compile(r"^[^?\n]*+\?[^/%\n]*+(?:%(?!2F)[^/%\n]*+)*+(?:/|%2F)", re.IGNORECASE | re.MULTILINE).search
-"""In rules: one with a slash in its query, which may be escaped."""
-_ANYWHERE = re.compile(r"^[^*?\n]*+\*[^%?\n]*+%", re.MULTILINE).search
-"""In rules: one with an escape that may stand in a path as well as in a query ("/*%2F")."""
-_BARE = re.compile(r"[\"<>\\^`{|}]")
-"""What a URL escapes in one place and not in another."""
-_ANY = re.compile(r"%(?!24|2[ADE]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE])([0-9A-F]{0,2})", re.IGNORECASE)
-"""Percent signs, but for those of escapes that Protego reads as the character, or that keep it from being a wildcard."""
-_ONE_OCTET = re.compile(r"%(?:2[1-46-9B-E]|3[A-F]|40|5[B-E]|60|7[B-E])")
-"""What Protego makes of a character that stands for itself in a rule."""
+"""Rules that are weighed for one URL. A longer file is narrowed first to the rules that can apply."""
 
 
 class Record(Struct, frozen=True, array_like=True, gc=False):
@@ -116,22 +97,18 @@ class RobotsRules:
         return abs(wall - self.record.fetched_at) < self.record.ttl and self.record.name == name.lower()
 
     def allows(self, url: str) -> bool:
-        """May this canonical URL be visited? The longest pattern decides, Allow wins a tie (RFC 9309 2.2.2)."""
-        if self.unavailable:
-            return False
-        if not self.record.lines:
-            return True
-        if self._matcher is None:
-            self._matcher = Matcher(self.record.lines)
-        return self._matcher.allows(url)
+        """May this canonical URL be visited?"""
+        return self.denied_by(url) is None
 
     def denied_by(self, url: str) -> str | None:
-        """The line that forbids ``url``, None if it is allowed. For people: it costs far more than ``allows``."""
-        if self.allows(url):
-            return None
-        if self.unavailable:
-            return f"robots.txt: status {self.record.status}" if self.record.status else "robots.txt: no response"
-        return denying(self.record.lines, url)
+        """The line that forbids ``url``, or what else does; None if it is allowed."""
+        if self._matcher is None:
+            if self.unavailable:
+                return f"robots.txt: status {self.record.status}" if self.record.status else "robots.txt: no response"
+            if not self.record.lines:
+                return None
+            self._matcher = Matcher(self.record.lines)
+        return self._matcher.denied_by(url)
 
     def to_bytes(self) -> bytes:
         # zlib would fill a quarter of a megabyte anew for each
@@ -268,151 +245,174 @@ def _text(value: bytes) -> str:
 
 
 def _estimate(record: Record) -> int:
-    """Bytes of a RobotsRules with its matcher; measured: 300–750 a rule in Protego, and its parts between wildcards."""
-    rules = record.lines.count("\n") + 1 if record.lines else 0
-    text = len(record.lines) + sum(map(len, record.sitemaps)) + 60 * len(record.sitemaps)
-    if is_little(record.lines):
-        return 1_000 + 2 * text + 1_000 * rules + 2 * len(record.lines) + 60 * record.lines.count("*")
-    return 1_000 + text + 75 * rules + len(record.lines)
+    """Bytes of a RobotsRules with its matcher; measured: 200–300 a rule, and its parts between wildcards."""
+    lines, pages = record.lines, record.lines.count("/index.html")
+    rules = lines.count("\n") + 1 + pages if lines else 0
+    text = len(lines) + sum(map(len, record.sitemaps)) + 60 * len(record.sitemaps)
+    if is_little(lines):
+        return 1_000 + 2 * text + 300 * rules + 4 * len(lines) + 60 * lines.count("*")
+    return 1_000 + text + 75 * rules + len(lines) * (2 if pages else 1)
+
+
+# -- spelling ---------------------------------------------------------------------------------------------------------
+# A rule and a URL are compared octet by octet, both in the spelling that the rule asks for: what becomes the same is the same.
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._~/=-]*")
+"""What every spelling leaves as it is."""
+_SPECIAL: Final = re.compile(r"%(?:[0-9A-Fa-f]{2})?|[^A-Za-z0-9._~/?=-]")
+_STRAY: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_WHOLE_OR_BEGUN: Final = re.compile(r"%[0-9A-Fa-f]{1,2}")
+_UNRESERVED: Final = {
+    f"%{a}{b}": char for a in hexdigits for b in hexdigits if (char := chr(int(f"{a}{b}", 16))) in ascii_letters + digits + "-._~"
+}
+_EITHER_WAY: Final = _UNRESERVED | {"%3D": "=", "%3d": "="} | {char: quote(char) for char in punctuation}
+
+
+def _spelled(text: str) -> str:
+    """What is reserved is escaped, what is unreserved is not (RFC 9309 2.2.2): so either is the same, escaped or not. But only a
+    bare slash parts a path, and only a bare question mark begins a query (RFC 3986 2.2). Bytes beyond ASCII stay escaped: a
+    rule may end within a character, and need not be UTF-8."""
+    return text if _PLAIN.fullmatch(text) else _SPECIAL.sub(lambda found: _EITHER_WAY.get(found[0], found[0].upper()), text)
+
+
+def _spelled_with_slashes(text: str) -> str:
+    """For a rule with a slash in its query: there it parts nothing, and is the same, too (the table of RFC 9309 2.2.2)."""
+    return _spelled(_slashed(text))
+
+
+def _slashed(text: str) -> str:
+    path, mark, query = text.partition("?")
+    return f"{path}{mark}{query.replace('%2F', '/').replace('%2f', '/')}"
+
+
+def _spelled_as_written(text: str) -> str:
+    """For a rule with a percent sign that begins no escape: "/*%" forbids whatever is escaped, "/*%c" what begins so. There only
+    what is unreserved is the same."""
+    return _WHOLE_OR_BEGUN.sub(lambda found: _UNRESERVED.get(found[0], found[0].upper()), text)
 
 
 # -- matching ---------------------------------------------------------------------------------------------------------
 
 
+class _Rule(Struct, frozen=True, gc=False):
+    """A line of a Record, and its pattern cut at the wildcards: ``first``, ``middle`` and ``last`` in one spelling."""
+
+    line: str
+    head: str
+    """What each URL that it matches begins with, in the common spelling."""
+    spelling: Callable[[str], str]
+    first: str
+    middle: tuple[str, ...]
+    last: str | None
+    """None: there is no wildcard."""
+
+    def matches(self, path: str) -> bool:
+        """``path`` in the same spelling. A part is taken where it is first found behind the one before. That leaves the most to
+        those that follow, so there is no going back."""
+        if self.last is None:
+            return path == self.first
+        if not path.startswith(self.first):
+            return False
+        at = len(self.first)
+        for part in self.middle:
+            at = path.find(part, at)
+            if at < 0:
+                return False
+            at += len(part)
+        return path.endswith(self.last, at)
+
+
+def _rule(line: str) -> _Rule:
+    text, spelling = line[1:], _spelled
+    if _STRAY.search(text):
+        spelling = _spelled_as_written
+    elif "?" in text and "/" in _slashed(text).partition("?")[2]:
+        text, spelling = _slashed(text), _spelled_with_slashes
+    text = text[:-1] if text[-1] == "$" else f"{text}*"
+    first, *middle = map(spelling, text.split("*"))
+    last = middle.pop() if middle else None
+    return _Rule(line, first if spelling is _spelled else _head(line), spelling, first, tuple(middle), last)
+
+
+def _head(line: str) -> str:
+    return _PLAIN.match(line, 1)[0]  # type: ignore[index]
+
+
+def _rules(lines: list[str]) -> list[_Rule]:
+    """The first that matches decides: the one with the most octets as written, Allow before Disallow (RFC 9309 2.2.2)."""
+    return [_rule(line) for line in sorted(lines, key=lambda line: (-len(line), line[0]))]
+
+
+def _lines(text: str) -> list[str]:
+    """Whoever allows "/a/index.html" allows "/a/" as well, as Google's parser has it."""
+    lines = text.split("\n")
+    return lines + [line[: -len("index.html")] + "$" for line in lines if line[0] == "A" and line.endswith("/index.html")]
+
+
+def is_little(text: str) -> bool:
+    return text.count("\n") < RULES_AT_ONCE_MAX and len(text) <= RULES_BYTES_AT_ONCE_MAX
+
+
 class Matcher:
-    """Protego over all the rules, or, of a giant file, over those that can apply to the URL in question. It is built when a URL
-    first asks for it: most begin like no rule that denies, and of most hosts but a few are ever asked about."""
+    """The rules of a Record's ``lines``, or of a giant file their index. Rules are cut when a URL first asks for it: most begin
+    like none that denies, and of most hosts but a few are ever asked about."""
 
-    __slots__ = ("_denied", "_index", "_lines", "_spellings", "_tree", "_wholly")
+    __slots__ = ("_denied", "_index", "_rules", "_text")
 
-    def __init__(self, lines: str) -> None:
-        few = is_little(lines)
-        self._wholly = _STRAY.search(lines) is not None
-        self._spellings = _spellings(lines)
-        self._lines = lines
-        self._tree: Protego | None = None
-        self._index = None if few else _index(lines)
-        self._denied = _denied(lines) if few else ("",)
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._rules: list[_Rule] | None = None
+        self._index: list[str] | None = None
+        self._denied: tuple[str, ...] = ("",)
+        if is_little(text):
+            self._denied = tuple({_head(line) for line in text.split("\n") if line[0] == "D"})
+        else:
+            self._index = _index(text)
 
-    def allows(self, url: str) -> bool:
+    def denied_by(self, url: str) -> str | None:
+        """The line that forbids a canonical URL, or why it is forbidden without one; None if it is allowed."""
         at = url.find("/", 8)
-        if at > 0 and not url.startswith(self._denied, at) and _PLAIN.fullmatch(url, at):
-            return True  # none that denies can apply, whatever others allow
-        urls = _spelled(url, self._spellings, wholly=self._wholly)
-        try:
-            if self._index is None:
-                if self._tree is None:
-                    self._tree = _tree(self._lines.split("\n"), wholly=self._wholly)
-                return _allowed(self._tree, urls)
-            rules = _narrow(self._index, urls[0])
-            few = len(rules) <= RULES_AT_ONCE_MAX and sum(map(len, rules)) <= RULES_BYTES_AT_ONCE_MAX
-            return few and _allowed(_tree(rules, wholly=self._wholly), urls)
-        except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError):
-            return False  # whatever foreign rules provoke in Protego: what cannot be evaluated denies
+        target = url[at:] if at > 0 else "/"
+        path = _spelled(target)
+        if not path.startswith(self._denied) or path.partition("?")[0] == "/robots.txt":
+            return None
+        rules = self._applicable(path)
+        if rules is None:
+            return f"more than {RULES_AT_ONCE_MAX} rules apply, or long ones"
+        paths: dict[Callable[[str], str], str] = {_spelled: path}
+        for rule in rules:
+            if path.startswith(rule.head):
+                spelled = paths.get(rule.spelling) or paths.setdefault(rule.spelling, rule.spelling(target))
+                if rule.matches(spelled):
+                    return None if rule.line[0] == "A" else f"Disallow: {rule.line[1:]}"
+        return None
+
+    def _applicable(self, path: str) -> list[_Rule] | None:
+        """None: too many to be weighed."""
+        if self._index is not None:
+            lines = _narrowed(self._index, path)
+            few = len(lines) <= RULES_AT_ONCE_MAX and sum(map(len, lines)) <= RULES_BYTES_AT_ONCE_MAX
+            return _rules(lines) if few else None
+        if self._rules is None:
+            self._rules = _rules(_lines(self._text))
+        return self._rules
 
 
-def is_little(lines: str) -> bool:
-    return lines.count("\n") < RULES_AT_ONCE_MAX and len(lines) <= RULES_BYTES_AT_ONCE_MAX
+def _index(text: str) -> list[str]:
+    """The lines as (head, NUL, sign, rest), sorted."""
+    parted = ((_head(line), line) for line in _lines(text))
+    return sorted(f"{head}\0{line[0]}{line[1 + len(head) :]}" for head, line in parted)
 
 
-def _tree(rules: list[str], *, wholly: bool = False) -> Protego:
-    """Of two rules that match, the one with more octets decides (RFC 9309 2.2.2), as they are written (so does Google). Protego
-    takes the longer once they are percent-encoded, where "?" counts three."""
-    tree = Protego.parse("User-agent: *\nDisallow: /\n")
-    group = tree._user_agents["*"]
-    group._rules.clear()
-    for line in rules:
-        at, text = len(group._rules), _slashed(line[1:])
-        (group.allow if line[0] == "A" else group.disallow)(_marked(text, wholly=wholly))
-        if line[-1] == "$":
-            del group._rules[at]  # the same with a dollar sign that stands for itself: only elsewhere does it (RFC 9309 2.2.3)
-        for rule in group._rules[at:]:
-            octets = _ONE_OCTET.sub("?", rule.value._pattern).replace("%25", "%")
-            rule.value.priority = len(octets) + len(line) - 1 - len(text)
-    group.finalize_rules()
-    return tree
-
-
-def _allowed(tree: Protego, urls: list[str]) -> bool:
-    """Whether a URL is, which may be spelled in several ways: the longest rule decides that matches one of them."""
-    if len(urls) == 1:
-        return tree.can_fetch(urls[0], "*")
-    paths = [_quote_path(url) for url in urls]
-    rules = (rule for rule in tree._user_agents["*"]._rules if any(rule.value.match(path) for path in paths))
-    return next((rule.field == "allow" for rule in rules), True)
-
-
-def _marked(text: str, *, wholly: bool = False) -> str:
-    """An escaped question mark begins no query, so it is not the same as one that does (RFC 3986 2.2); to Protego it would be. It
-    reads bytes beyond ASCII as UTF-8, so that a rule that ends within a character ("/%D0") would match nothing, and one in
-    another encoding too much: they are compared one by one. For that the percent sign of either is escaped itself. ``wholly``:
-    so is nearly every other, or to a stray one any "&" would be an escape, as it is to Protego."""
-    if wholly:
-        text = _BARE.sub(lambda found: f"%{ord(found[0]):02X}", text)
-        return _ANY.sub(lambda found: f"%25{found[1].upper()}", text)
-    return _KEPT.sub(lambda found: f"%25{found[1].upper()}", text) if "%" in text else text
-
-
-def _slashed(text: str) -> str:
-    """In a query a slash parts nothing, so that it is the same escaped or not (the table of RFC 9309 2.2.2)."""
-    path, mark, query = text.partition("?")
-    return f"{path}?{query.replace('%2F', '/').replace('%2f', '/')}" if mark else text
-
-
-def _spellings(lines: str) -> tuple[Callable[[str], str], ...]:
-    """How a URL is spelled to be compared with these rules. "/*%2F" is a rule for paths and queries, "/?*%" one for any
-    escape: among rules with slashes in their queries, a URL is compared as it is, too."""
-    if _ABOUT_SLASHES(lines) is None:
-        return (str,)
-    return (_slashed, str) if _ANYWHERE(lines) or _STRAY.search(lines) else (_slashed,)
-
-
-def _spelled(url: str, spellings: tuple[Callable[[str], str], ...], *, wholly: bool) -> list[str]:
-    """The different ones; they differ in the query alone."""
-    return list(dict.fromkeys([_marked(spelling(url), wholly=wholly) for spelling in spellings]))
-
-
-def _denied(lines: str) -> tuple[str, ...]:
-    """What any plain path begins with that one of the rules denies, letter for letter."""
-    return tuple({rule[1 : _PLAIN.match(rule, 1).end()] for rule in lines.split("\n") if rule[0] == "D"})  # type: ignore[union-attr]
-
-
-def _index(lines: str) -> list[str]:
-    """The rules sorted by the part of the pattern that any URL it matches begins with, letter for letter; NUL after it."""
-    index = []
-    for rule in lines.split("\n"):
-        plain = rule[1 : _PLAIN.match(rule, 1).end()]  # type: ignore[union-attr]
-        if rule[0] == "A":
-            plain = plain.removesuffix("index.html")  # Protego takes "Allow: /a/index.html" to allow "/a/" as well
-        index.append(f"{plain}\0{rule[0]}{rule[1 + len(plain) :]}")
-    index.sort()
-    return index
-
-
-def _narrow(index: list[str], url: str) -> list[str]:
-    """The rules that may match ``url``; no more than one beyond RULES_AT_ONCE_MAX."""
-    path = url[url.find("/", url.find("//") + 2) :] if url.count("/") > 2 else "/"
-    path = _ESCAPE.sub(lambda found: _unescape(found[0]), path)
-    rules: list[str] = []
+def _narrowed(index: list[str], path: str) -> list[str]:
+    """The lines whose heads ``path`` begins with; no more than one beyond RULES_AT_ONCE_MAX."""
+    lines: list[str] = []
     for end in range(len(path) + 1):
-        key = path[:end] + "\0"
-        for at in range(bisect_left(index, key), len(index)):
-            if not index[at].startswith(key) or len(rules) > RULES_AT_ONCE_MAX:
-                break
-            rules.append(index[at][end + 1] + path[:end] + index[at][end + 2 :])
-    return rules
-
-
-def _unescape(escape: str) -> str:
-    char = chr(int(escape[1:], 16))
-    return char if char != "/" and _PLAIN.fullmatch(char) else escape
-
-
-def denying(lines: str, url: str) -> str:
-    """The line that forbids a URL which these rules forbid. For people: it costs far more than to ask whether they do."""
-    wholly = _STRAY.search(lines) is not None
-    urls = _spelled(url, _spellings(lines), wholly=wholly)
-    for rule in sorted(_narrow(_index(lines), urls[0]), key=len, reverse=True):
-        if rule[0] == "D" and not _allowed(_tree([rule], wholly=wholly), urls):
-            return f"Disallow: {rule[1:]}"
-    return f"more than {RULES_AT_ONCE_MAX} rules apply, or long ones"
+        head = path[:end] + "\0"  # which sorts before any longer one
+        at = bisect_left(index, head)
+        while at < len(index) and index[at].startswith(head) and len(lines) <= RULES_AT_ONCE_MAX:
+            lines.append(index[at][end + 1] + path[:end] + index[at][end + 2 :])
+            at += 1
+        if at == len(index) or not index[at].startswith(path[:end]):
+            break
+    return lines

@@ -131,7 +131,7 @@ def test_a_list_imports_only_what_it_uses(health, tmp_path):
     """One page by http from an address: no name is looked up, nothing parsed, scraped, limited or read from a file."""
     used = {"aiohttp", "rocksdict", "crawler.fetch.connector", "crawler.output.archive.warc"}
     names = {"aiodns", "pycares"}
-    documents = {"turbohtml", "crawler.parse.pool", "crawler.parse.sitemap", "xml.etree", "protego", "crawler.policy.robots_gate"}
+    documents = {"turbohtml", "crawler.parse.pool", "crawler.parse.sitemap", "xml.etree", "crawler.policy.robots_gate"}
     others = {"prometheus_client", "aiohttp.web", "importlib.metadata", "rich", "tomllib", "difflib"}
     others |= {"crawler.frontier.memory", "crawler.service.serve", "crawler.service.listener"}
     imported = imported_by(
