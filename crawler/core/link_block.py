@@ -12,7 +12,7 @@ import struct
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, chain, repeat
-from operator import add
+from operator import add, sub
 from typing import Final
 
 from msgspec import Struct
@@ -22,6 +22,7 @@ from xxhash import xxh3_64_digest
 
 from crawler.core.keys import KEY_BYTES, Keys
 from crawler.core.model import EMBED, EMBED_DEPTH, PRIORITY_DEFAULT, PRIORITY_EMBED, Link, Tag
+from crawler.core.reply_limits import PART_LINKS
 from crawler.core.urls import host_key
 
 QUERY_BYTES: Final = 8
@@ -62,11 +63,16 @@ class Columns(Struct, frozen=True, array_like=True, gc=False):
     def __len__(self) -> int:
         return len(self.keys) // KEY_BYTES
 
-    def is_sound(self) -> bool:
-        """Whether the columns fit each other. (A process that a document took over may say anything.)"""
+    def is_sound(self, url_bytes_max: int) -> bool:
+        """Whether the columns fit each other, and say no more than a page's may. (A process that a document took over may say
+        anything: URLs that overlap, for instance, each with all the text of the others.)"""
         count, odd = divmod(len(self.keys), KEY_BYTES)
         fits = not odd and len(self.ends) == 4 * count and len(self.queries) in (0, QUERY_BYTES * count)
-        return fits and self.urls.isascii()
+        if not fits or count > PART_LINKS or not self.urls.isascii():
+            return False
+        ends = array("I", self.ends)
+        lengths = [*map(sub, ends, chain((0,), ends))]
+        return sum(lengths) == len(self.urls) and min(lengths, default=1) > 0 and max(lengths, default=0) <= url_bytes_max
 
 
 class LinkBlock(Struct, frozen=True, array_like=True, gc=False):

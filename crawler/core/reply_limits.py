@@ -6,6 +6,10 @@ from typing import Final
 
 REPLY_BYTES_MAX: Final = 8 << 20
 """All of it."""
+PART_LINKS: Final = 2000
+"""Links that come in one piece: about half a megabyte, once they are objects."""
+PARTS_MAX: Final = 128
+"""Such pieces of one document, which names no more than 200,000 links."""
 OUTLINKS_BYTES_MAX: Final = 3 << 20
 """The URLs in it."""
 OUTLINKS_BYTES_FREE: Final = 256 << 10

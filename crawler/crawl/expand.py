@@ -205,7 +205,7 @@ class Expander:
 
     async def _admit_embeds(self, page: Link, found: Packed) -> None:
         """What a page needs is admitted now: it is known to be needed, whatever becomes of the page's own visit."""
-        sound = [embeds_of(columns, page) for columns in found.embeds if columns.is_sound()]
+        sound = [embeds_of(columns, page) for columns in found.embeds if columns.is_sound(self._config.max_url)]
         if len(sound) < len(found.embeds):
             found.refused["parse_crashed"] = found.refused.get("parse_crashed", 0) + len(found.embeds) - len(sound)
         found.embeds.clear()
@@ -215,7 +215,7 @@ class Expander:
     async def _block(self, page: Link, found: Packed, held: Reservation) -> LinkBlock | None:
         """The last part of a page's links, the others being admitted now. What is held of them stays reserved, until the
         outcome is."""
-        blocks = [block_of(columns, page) for columns in found.parts if columns.is_sound()]
+        blocks = [block_of(columns, page) for columns in found.parts if columns.is_sound(self._config.max_url)]
         if len(blocks) < len(found.parts):  # a document may have taken its process over
             found.refused["parse_crashed"] = found.refused.get("parse_crashed", 0) + len(found.parts) - len(blocks)
         found.parts.clear()

@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import islice
-from typing import Final
+from typing import Annotated, Final, TypeAlias
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.msgpack import Decoder, Encoder
 
 from crawler.core.domains import domain_of
 from crawler.core.keys import Keys
 from crawler.core.link_block import Columns, Packer
-from crawler.parse.html import PART_LINKS, Options, outlinks
-from crawler.policy.scope import Scope, ScopeRules
+from crawler.core.reply_limits import PART_LINKS, PARTS_MAX
+from crawler.parse.html import Options, outlinks
+from crawler.parse.microsyntax import DIRECTIVES
+from crawler.policy.scope import RULES, Scope, ScopeRules
 
 FUNCTION: Final = "crawler.crawl.outlinks:packed"
 """As a parser process is told it."""
@@ -36,17 +38,34 @@ class ReadingOptions(Struct, frozen=True, array_like=True):
     by_domain: bool = False
 
 
-class Packed(Struct, frozen=True, array_like=True):
-    """``robots``: directives of X-Robots-Tag and meta robots that are for us. ``refused``: references left out, by rule.
-    ``encoding``: what the page was read in, by its WHATWG name; None if it was not."""
+Parts: TypeAlias = Annotated[list[Columns], Meta(max_length=PARTS_MAX)]
+"""Of at most PART_LINKS links each."""
+Refused: TypeAlias = Annotated[dict[str, Annotated[int, Meta(ge=0, le=1 << 40)]], Meta(max_length=len(RULES))]
+"""References left out, by rule."""
 
-    parts: list[Columns]
-    """Of at most PART_LINKS links each."""
-    robots: list[str]
-    refused: dict[str, int]
-    encoding: str | None = None
-    embeds: list[Columns] = []
-    """What the page needs to be shown, in parts as ``parts``."""
+
+class Packed(Struct, frozen=True, array_like=True):
+    """``robots``: directives of X-Robots-Tag and meta robots that are for us. ``encoding``: what the page was read in, by its
+    WHATWG name; None if it was not. Nothing else is taken from a process: one that a document took over may say anything."""
+
+    parts: Parts
+    robots: Annotated[list[str], Meta(max_length=len(DIRECTIVES))]
+    refused: Refused
+    encoding: Annotated[str, Meta(max_length=40)] | None = None
+    embeds: Parts = []
+    """What the page needs to be shown."""
+
+    def __post_init__(self) -> None:
+        if not (DIRECTIVES.issuperset(self.robots) and are_known(self.refused)):
+            raise ValueError("no such directive, or rule")
+
+
+_RULES: Final = frozenset(RULES)
+
+
+def are_known(refused: Refused) -> bool:
+    """Whether these are rules: each is counted for ever, and has a metric."""
+    return refused.keys() <= _RULES
 
 
 encode: Final = Encoder().encode

@@ -5,13 +5,13 @@ As ``crawler.crawl.outlinks`` does for a page. Pure.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from crawler.core.link_block import Columns, Packer
+from crawler.core.link_block import Packer
 from crawler.core.urls import host_key
-from crawler.crawl.outlinks import parts_of, reading_of
+from crawler.crawl.outlinks import Parts, are_known, parts_of, reading_of
 from crawler.parse.html import Outlink
 from crawler.parse.sitemap_formats import part
 from crawler.parse.sitemap_part import End, How, Part
@@ -25,9 +25,13 @@ class PackedPart(Struct, array_like=True):
     ``count`` is how many entries were taken, ``is_over`` says that there are more than may be."""
 
     part: Part
-    links: list[Columns]
-    count: int
+    links: Parts
+    count: Annotated[int, Meta(ge=0)]
     is_over: bool
+
+    def __post_init__(self) -> None:
+        if not are_known(self.part.refused):
+            raise ValueError("no such rule")
 
 
 def packed_part(
@@ -43,7 +47,7 @@ def packed_part(
     is_over = len(found.entries) > left
     del found.entries[left:]
     count = len(found.entries)
-    links: list[Columns] = []
+    links: Parts = []
     if found.kind != "index":
         entries = [Outlink(entry, host_key(entry), "sitemap") for entry in found.entries]
         found.entries = []

@@ -23,8 +23,9 @@ from crawler.core.errors import FetchError
 from crawler.core.link_block import LinkBlock, block_of
 from crawler.core.model import EMBED, READABLE, SITEMAPS, Done, Link
 from crawler.core.page import Page
+from crawler.core.reply_limits import PART_LINKS
 from crawler.crawl.sitemap_entries import FUNCTION, PackedPart
-from crawler.parse.html import MIMES, PART_LINKS
+from crawler.parse.html import MIMES
 from crawler.parse.pool import ParseFault, ParserPool
 from crawler.parse.sitemap import INDEX_DEPTH_MAX, PART_BYTES, URLS_MAX, Unpacked
 from crawler.parse.sitemap_part import Part, without_part
@@ -183,7 +184,7 @@ class Sitemaps:
             if self._hasten is not None and found.part.modified:
                 await self._hasten(found.part.modified)
             for columns in found.links:
-                if not columns.is_sound():  # a document may have taken its process over
+                if not columns.is_sound(self._config.max_url):  # a document may have taken its process over
                     reading.refuse("parse_crashed")
                     continue
                 if block is not None:

@@ -119,6 +119,11 @@ class Watched(ResponseHandler):
             return False
         return not transport.is_closing()
 
+    def rest(self) -> None:
+        """It waits for its next use. The parser, which a request begins anew, has all of the last head until then, twice: half a
+        megabyte, of a long one; the payload may have what nobody has read."""
+        self._parser = self._payload = None
+
     def is_quiet(self) -> bool:
         """Of a connection that was idle: it still is, and nothing lies unread in the kernel: neither bytes, which would be the
         response to what was not asked yet, nor the peer's FIN."""

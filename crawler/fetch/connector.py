@@ -260,6 +260,7 @@ class Connector(aiohttp.TCPConnector):
         else:  # the same, as nobody waits for a connection: there is no limit
             self._acquired.discard(protocol)
             self._conns[key].append((protocol, now))
+        protocol.rest()
         self._idle[protocol] = key, now, weight
         self._idle_bytes += weight
         if (same := self._conns.get(key)) and len(same) > self._idle_per_host_max:

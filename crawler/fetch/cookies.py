@@ -77,6 +77,16 @@ def _key_of(request: Request) -> str:
     return str(eff_request_host(request)[1])
 
 
+class _Jar(CookieJar):
+    """One that forgets with the last cookie of a path the path as well, which may be long: hosts set and delete for ever, and
+    whatever is asked of a jar goes through all of its paths."""
+
+    def clear(self, domain: str | None = None, path: str | None = None, name: str | None = None) -> None:
+        super().clear(domain, path, name)
+        if name is not None and not (paths := self._cookies[domain])[path]:  # type: ignore[attr-defined]
+            del paths[path]
+
+
 class Cookies:
     """``listed`` are those of the operator's file. Everything here belongs to the event loop."""
 
@@ -86,7 +96,7 @@ class Cookies:
             self._listed.setdefault(cookie.domain.lstrip("."), []).append(cookie)
         self._policy = listed._policy  # type: ignore[attr-defined]
         self._own_policy = _OwnHost(rfc2965=False)
-        self._hosts: OrderedDict[str, CookieJar] = OrderedDict()
+        self._hosts: OrderedDict[str, _Jar] = OrderedDict()
         self._sizes: dict[str, int] = {}
         self._changed: set[str] = set()
         for cookie in own:
@@ -172,9 +182,9 @@ class Cookies:
         gone = (host for host in hosts if host not in self._hosts)
         self._changed.update((host for host in hosts if host in self._hosts), islice(gone, GONE_MAX))
 
-    def _jar(self, host: str) -> CookieJar:
+    def _jar(self, host: str) -> _Jar:
         if host not in self._hosts:
-            self._hosts[host] = CookieJar(self._own_policy)
+            self._hosts[host] = _Jar(self._own_policy)
             self._sizes[host] = 0
         self._hosts.move_to_end(host)
         return self._hosts[host]

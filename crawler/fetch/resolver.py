@@ -40,9 +40,13 @@ STALE_ASK_EVERY_S: Final = 5.0
 CHANNEL_BYTES_MAX: Final = 4 << 20
 """c-ares keeps each response for its TTL, without bound: once it may have so much, a new channel takes its place."""
 LOOKUP_BYTES: Final = 2 << 10
-"""What it keeps of a response beside the addresses, about."""
+"""What it keeps of a response beside the addresses and all names, about."""
+NAME_COPIES: Final = 10
+"""Of the name that was asked for."""
 NODE_BYTES: Final = 160
-"""Of an address. A response by TCP may have 4,000."""
+"""Of an address, to which its name comes. A response by TCP may have 4,000."""
+ALIAS_BYTES: Final = 180
+"""Of each name that stands for another, to which both come."""
 RENEW_EVERY_S: Final = 1.0
 """A channel is a thread and some descriptors: there is a new one no more often than this."""
 NODES_MAX: Final = 64
@@ -148,8 +152,10 @@ class Resolver(AbstractResolver):
             await dns.close()
 
     def forget(self) -> None:
-        """Names are asked for anew from now on."""
+        """Names are asked for anew from now on: c-ares forgets, too."""
         self._cache.clear()
+        if self._dns is not None and self._loop.time() >= self._renewed_at + RENEW_EVERY_S:
+            self._renew_channel()
 
     @property
     def names_known(self) -> int:
@@ -184,7 +190,7 @@ class Resolver(AbstractResolver):
     def _begin(self, host: str, waiting: asyncio.Future[Entry]) -> None:
         if waiting.done():
             return
-        self._channel_bytes += LOOKUP_BYTES
+        self._channel_bytes += LOOKUP_BYTES + NAME_COPIES * len(host)
         if self._channel_bytes > CHANNEL_BYTES_MAX or self._denied.get(host) == self._channel_number:
             self._renew_channel()
         if self._dns is None:
@@ -225,8 +231,8 @@ class Resolver(AbstractResolver):
             return
         error = query.exception()
         nodes = query.result().nodes if error is None else ()
-        if channel == self._channel_number:
-            self._channel_bytes += NODE_BYTES * len(nodes)
+        if channel == self._channel_number and error is None:
+            self._channel_bytes += _kept_bytes(host, query.result())
         addresses, ttl_s = self._addresses(nodes) if error is None else ((), 0.0)
         if addresses:
             self._learn(host, addresses, ttl_s)
@@ -334,6 +340,12 @@ class Resolver(AbstractResolver):
         ours = islice((ip for ip in found if self._refuses(ip) is None), self._addresses_max)
         kept = dict.fromkeys((*islice(found, self._addresses_max), *ours))
         return tuple(kept), float(max(ttl_s, TTL_S_MIN))
+
+
+def _kept_bytes(host: str, result: Any) -> int:
+    """What c-ares keeps of a response beside what it keeps of any, about: each record has its names written out."""
+    aliases = [len(each.alias) + len(each.name) for each in result.cnames]
+    return ALIAS_BYTES * len(aliases) + sum(aliases) + (NODE_BYTES + max([len(host), *aliases])) * len(result.nodes)
 
 
 @cache

@@ -87,32 +87,30 @@ def write_parquet(rows: Iterable[Row], to: Path) -> int:
     try:
         with ParquetWriter(temporary, schema, compression="zstd") as writer:
             for group in _groups(rows):
-                writer.write_batch(pyarrow.record_batch([_column(name, group) for name in COLUMNS], schema=schema))
-                count += len(group)
+                writer.write_batch(pyarrow.record_batch(group, schema=schema))
+                count += len(group[0])
         temporary.replace(to)
     finally:
         temporary.unlink(missing_ok=True)
     return count
 
 
-def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    group: list[Row] = []
+def _groups(rows: Iterable[Row]) -> Iterator[list[list[Any]]]:
+    """Row groups, column by column. Rows themselves are not kept: what a list says besides may take twenty times its text."""
+    group: list[list[Any]] = [[] for _ in COLUMNS]
     chars = 0
     for row in rows:
-        group.append(row)
-        chars += sum(len(value) for value in row.values() if isinstance(value, str))
-        if len(group) == GROUP_ROWS or chars >= GROUP_CHARS:
+        for column, (name, (_, value)) in zip(group, COLUMNS.items(), strict=True):
+            cell = row.get(name) if value is None else value(row)
+            column.append(cell)
+            chars += len(cell) if isinstance(cell, str) else 0
+        if len(group[0]) == GROUP_ROWS or chars >= GROUP_CHARS:
             yield group
-            group, chars = [], 0
-    if group:
+            group, chars = [[] for _ in COLUMNS], 0
+    if group[0]:
         yield group
 
 
 def _schema(arrow: Any) -> pyarrow.Schema:
     kinds = {"timestamp": arrow.timestamp("ms", tz="UTC"), "bool": arrow.bool_()}
     return arrow.schema([(name, kinds.get(kind) or getattr(arrow, kind)()) for name, (kind, _) in COLUMNS.items()])
-
-
-def _column(name: str, rows: list[Row]) -> list[Any]:
-    value = COLUMNS[name][1]
-    return [row.get(name) for row in rows] if value is None else [value(row) for row in rows]

@@ -39,8 +39,6 @@ HEADERS: Final = frozenset({b"link", b"refresh", b"x-robots-tag"})
 """Names, in lower case, of the only headers that are looked at."""
 REFERENCES_MAX: Final = 200_000
 """References looked at in one page, good or bad."""
-PART_LINKS: Final = 2000
-"""About half a megabyte, once they are objects."""
 PARSER: Final = "turbohtml:parse"
 """What is to be loaded before the first document is read."""
 

@@ -14,9 +14,7 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import quote_from_bytes
 
-_DIRECTIVES: Final = frozenset(
-    {"noindex", "nofollow", "noarchive", "nosnippet", "noimageindex", "notranslate", "indexifembedded"}
-)
+DIRECTIVES: Final = frozenset({"noindex", "nofollow", "noarchive", "nosnippet", "noimageindex", "notranslate", "indexifembedded"})
 
 # quantifiers are possessive: where one has taken all it can, giving back would only cost time
 _refresh = re.compile(
@@ -60,7 +58,7 @@ def link_header(value: str) -> Iterator[tuple[str, str, str]]:
 def directives(content: str) -> set[str]:
     """What a meta robots says; ``none`` is noindex and nofollow. Commas part the words, in careless pages semicolons."""
     words = set(content.lower().replace(",", " ").replace(";", " ").split())
-    return words & _DIRECTIVES | ({"noindex", "nofollow"} if "none" in words else set())
+    return words & DIRECTIVES | ({"noindex", "nofollow"} if "none" in words else set())
 
 
 def robots_tag(value: str, agent: str) -> set[str]:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from typing import Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from crawler.core.errors import FetchError
 from crawler.core.urls import Base, UrlRules, join
@@ -26,6 +26,11 @@ End: TypeAlias = Literal["", "whole", "cut"]
 """Whether more follows a part, it is the last, or it is where the document was cut."""
 
 ROOTS: Final[dict[str, SitemapKind]] = {"urlset": "urlset", "sitemapindex": "index", "rss": "rss", "RDF": "rss", "feed": "atom"}
+ENTRIES_MAX: Final = 100_000
+"""In one reply: URLs of no more than PART_REPLY_BYTES_MAX."""
+FAULT_CHARS_MAX: Final = 1000
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 40)]
+Faults: TypeAlias = dict[SitemapFault, tuple[Count, Annotated[str, Meta(max_length=FAULT_CHARS_MAX)]]]
 PLACES: Final[dict[SitemapKind, tuple[str, str]]] = {
     "urlset": ("url", "loc"),
     "index": ("sitemap", "loc"),
@@ -76,14 +81,14 @@ class Part(Struct, array_like=True):
     name, and the first in words. ``more``: it held more entries than one reply may; call again without bytes. ``modified``:
     wall times by URL, for entries that say (``lastmod``, in feeds ``updated``, ``pubDate``)."""
 
-    entries: list[str]
+    entries: Annotated[list[str], Meta(max_length=ENTRIES_MAX)]
     kind: SitemapKind | None
-    encoding: str
+    encoding: Annotated[str, Meta(max_length=40)]
     state: bytes
-    refused: dict[str, int]
-    faults: dict[str, tuple[int, str]]
+    refused: Annotated[dict[str, Count], Meta(max_length=64)]
+    faults: Faults
     more: bool = False
-    modified: dict[str, float] = {}
+    modified: Annotated[dict[str, Annotated[float, Meta(ge=-1e12, le=1e12)]], Meta(max_length=ENTRIES_MAX)] = {}
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -119,7 +124,7 @@ class SitemapReading:
         self._found: dict[str, None] = {}
         self._bytes_left = PART_REPLY_BYTES_MAX
         self._refused: dict[str, int] = {}
-        self._faults: dict[str, tuple[int, str]] = {}
+        self._faults: Faults = {}
 
     def reply(self, *, more: bool = False) -> Part:
         state = self.state
@@ -127,7 +132,7 @@ class SitemapReading:
         return Part(list(self._found), state.kind, state.encoding, *read)
 
     def fault(self, name: SitemapFault, detail: str) -> None:
-        count, first = self._faults.get(name, (0, detail))
+        count, first = self._faults.get(name, (0, detail[:FAULT_CHARS_MAX]))
         self._faults[name] = count + 1, first
 
     @property

@@ -6,6 +6,9 @@ from support.programs import LOCAL, command, rows_of
 from support.replay import captures
 from support.webs import Answer, Web, page, redirect
 
+from crawler.crawl import incomplete, open_crawl_reader
+from crawler.output import crawl_in
+
 HOST, CDN = "127.0.0.1", "127.0.0.2"
 
 
@@ -149,6 +152,25 @@ def test_every_page_that_lacks_something_is_named(tmp_path):
             for page in map(orjson.loads, command("summary", str(tmp_path), "--incomplete").stdout.splitlines())
         }
     assert found == {web.url(HOST): [lost], web.url(HOST, "/one"): [gone, lost], web.url(HOST, "/two"): [gone]}
+
+
+@pytest.mark.parametrize(("bound", "most"), [("MISSING_BYTES_MAX", 60), ("DOCUMENTS_MAX", 12)])
+def test_a_page_that_lacks_more_than_can_be_told_is_one_that_cannot_be_judged(tmp_path, monkeypatch, bound, most):
+    """Style sheets that load one another: each is read anew at each depth, and all that they lack is the page's."""
+    monkeypatch.setattr(incomplete, bound, most, raising=False)
+    loads = "".join(f"@import '{n}.css';" for n in range(3))
+    sheets = {f"/{n}.css": f"{loads}a{{background:url(lost{n}.png)}}" for n in range(3)}
+    pages = {"/": html("<link rel=stylesheet href=/0.css><a href=/one>"), "/one": html("<img src=/lost0.png>")}
+    with Web({HOST: pages | {path: css(text) for path, text in sheets.items()}}).running() as web:
+        assert command("run", web.url(HOST), "--depth", "1", "--requisites", "-o", str(tmp_path), *LOCAL).returncode == 0
+        unread = []
+        with open_crawl_reader(crawl_in(tmp_path)) as reader:
+            found = list(incomplete.incomplete_pages(reader, lambda: unread.append(1)))
+    assert ([page.url for page in found], len(unread)) == ([web.url(HOST, "/one")], 1)
+    monkeypatch.undo()
+    monkeypatch.setattr(incomplete, "REMEMBERED_BYTES_MAX", 0, raising=False)
+    with open_crawl_reader(crawl_in(tmp_path)) as reader:
+        assert sorted(len(page.missing) for page in incomplete.incomplete_pages(reader)) == [1, 3], "whatever is remembered"
 
 
 def test_that_no_page_lacks_anything_is_said(tmp_path):

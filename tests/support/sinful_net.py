@@ -246,6 +246,9 @@ class NameServer(asyncio.DatagramProtocol):
             answers, records = [b""] * 5, []
         if kind == "cname-chain":
             answers = [_alias(n) for n in range(200)]
+        if kind == "aliased":
+            named = [_LONG + b"\4n004\0" + question[-4:] + struct.pack(">IH", 60, len(r)) + r for r in records]
+            answers = [_alias(n, _LONG) for n in range(4)] + named
         if kind == "pointer-loop":
             answers = [b"\xc0" + bytes([12 + len(question)]) + question[-4:] + struct.pack(">IH", 60, 4) + bytes(4)]
         if kind == "long-ago":
@@ -260,9 +263,13 @@ _AUTHORITY: Final = b"\4test\0\0\6\0\1" + struct.pack(">IH", 60, 22) + b"\0\0" +
 """A start of authority that lets everybody remember for a minute that there is nothing."""
 
 
-def _alias(n: int) -> bytes:
+_LONG: Final = 2 * (b"\x3c" + 60 * b"x")
+"""How a long name begins."""
+
+
+def _alias(n: int, begins: bytes = b"") -> bytes:
     """One link of a chain of names; it begins at the question."""
-    name, target = b"\xc0\x0c" if not n else b"\4n%03d\0" % n, b"\4n%03d\0" % (n + 1)
+    name, target = b"\xc0\x0c" if not n else begins + b"\4n%03d\0" % n, begins + b"\4n%03d\0" % (n + 1)
     return name + struct.pack(">HHIH", 5, 1, 60, len(target)) + target
 
 
@@ -309,6 +316,7 @@ RECORDS: Final[dict[str, tuple[str, ...]]] = {
     "thousands": ("127.0.0.1",) * 3000,
     "thousands-private": tuple(f"10.0.{n // 250}.{n % 250}" for n in range(3000)),
     "long-ago": ("127.0.0.1",),
+    "aliased": ("127.0.0.1",),
 }
 
 

@@ -21,7 +21,7 @@ from crawler.core.durable import rename, storing, sync_file
 from crawler.core.model import Ref
 from crawler.core.page import Page
 from crawler.core.text import field_text
-from crawler.output.archive.records import LINE_BREAKS, date
+from crawler.output.archive.records import LINE_BREAKS, date, lines_of
 from crawler.output.archive.surt import surt
 
 RUN_BYTES: Final = 4 << 20
@@ -64,8 +64,9 @@ class Pointer(NamedTuple):
 
 def pointer(url: str, date: str, digest: str, offset: int, length: int, http: bytes, *, is_revisit: bool) -> Pointer:
     """As the line of a record has it; ``date`` is the record's, ``http`` the head of the response in it, if it has one."""
-    first, *fields = http.split(b"\r\n")
-    named = (field.partition(b":") for field in fields)
+    lines = lines_of(http)
+    first = next(lines)
+    named = (field.partition(b":") for field in lines)
     mime = next((_bare(value) for name, _, value in named if name.lower() == b"content-type"), None)
     status = first.split(b" ")[1].decode("latin-1") if first.count(b" ") else None
     return Pointer(url, date.translate(_DIGITS), digest, offset, length, "warc/revisit" if is_revisit else mime, status)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
 from typing import Final
 
@@ -25,6 +25,15 @@ _sha1: Final = partial(hashlib.sha1, usedforsecurity=False)
 _PROFILE: Final = "http://netpreserve.org/warc/1.1/revisit/"
 LINE_BREAKS: Final = re.compile(rb"[\r\n\0]")
 """What would end a field line early for one reader or another."""
+
+
+def lines_of(head: bytes) -> Iterator[bytes]:
+    """One after the other: a head of megabytes may be nothing but little lines."""
+    at = 0
+    while (end := head.find(b"\r\n", at)) >= 0:
+        yield head[at:end]
+        at = end + 2
+    yield head[at:]
 
 
 def date(wall: float) -> str:

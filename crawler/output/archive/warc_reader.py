@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -17,10 +17,15 @@ from crawler.core.durable import open_there
 from crawler.core.errors import FetchError, StorageError
 from crawler.core.model import Ref
 from crawler.output.archive.gzip_member import MemberReader
-from crawler.output.archive.records import END
+from crawler.output.archive.records import END, lines_of
 
 HEAD_BYTES_MAX: Final = 16 << 20
 """Of a response's status line and fields: above what the fetcher's own limits let through."""
+
+READ: Final = frozenset(
+    {"warc-type", "content-length", "warc-block-digest", "warc-payload-digest", "warc-target-uri", "warc-date"}
+)
+"""Fields of a record, in lower case, that are looked at."""
 
 
 class RecordReader:
@@ -32,10 +37,11 @@ class RecordReader:
         self._where = f"{name}: the record at {offset}"
         self._member = MemberReader(file, name, offset, end)
         head, self._rest = self.split(iter(self._member.read, b""))
-        version, *lines = head[: -len(END)].decode("utf-8", "replace").split("\r\n")
-        if version != "WARC/1.1":
+        lines = (line.decode("utf-8", "replace") for line in lines_of(head[: -len(END)]))
+        if (version := next(lines)) != "WARC/1.1":
             raise self.broken(f"begins with {version[:20]!r}")
-        self.fields = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        fields = ((name.lower(), value) for name, _, value in (line.partition(": ") for line in lines))
+        self.fields = {name: value for name, value in fields if name in READ}
         self.kind = self.fields.get("warc-type", "")
         try:
             self._block_bytes = int(self.fields["content-length"])
@@ -97,7 +103,7 @@ def open_record_body(root: Path, ref: Ref, *, raw: bool = False) -> BinaryIO:
 
 def header_values(head: bytes, name: bytes) -> list[str]:
     """Values of the fields of that lower-case name in an HTTP head."""
-    fields = (line.partition(b":") for line in head.split(b"\r\n")[1:])
+    fields = (line.partition(b":") for line in islice(lines_of(head), 1, None))
     return [value.strip().decode("latin-1") for key, _, value in fields if key.lower() == name]
 
 

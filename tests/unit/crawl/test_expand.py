@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from array import array
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from crawler.config.sections import Config
 from crawler.core.keys import Keys
 from crawler.core.link_block import Columns, block_of
 from crawler.core.model import Done, Link
+from crawler.core.reply_limits import PART_LINKS
 from crawler.crawl.expand import LARGE_BYTES, Expander
 from crawler.crawl.outlinks import FUNCTION, Packed
 from crawler.fetch.decoding import Finisher
@@ -120,6 +122,24 @@ async def test_a_damaged_part_is_its_documents_fault_and_loses_no_other(tmp_path
     done = await trial.expand(page_of(tmp_path, b"<a>", SEED))
     assert [link.url[-1] for link in (*trial.admitted, *links_of(done))] == ["0", "1", "2", "3", "4", "5"]
     assert done.refused == {"parse_crashed": 3}
+
+
+@pytest.mark.parametrize("ends", [[60, 0, 60], [0, 0, 60], [60, 60, 60], [20, 40, 59], [20, 40, 1 << 30]])
+async def test_links_of_a_part_share_no_text(tmp_path, ends):
+    """A thousand that overlap would each be as long as the whole reply, 8 MiB: gigabytes once they are taken apart."""
+    forged = replace(part(0, 3), urls=b"x" * 60, ends=array("I", ends).tobytes())
+    trial = Trial(tmp_path, Reader(Packed([forged, part(3, 1)], [], {})))
+    done = await trial.expand(page_of(tmp_path, b"<a>", SEED))
+    assert [link.url[-1] for link in (*trial.admitted, *links_of(done))] == ["3"]
+    assert done.refused == {"parse_crashed": 1}
+
+
+@pytest.mark.parametrize("forged", [["/" + "x" * 3000], ["/same"] * (PART_LINKS + 1)])
+async def test_no_link_is_longer_and_no_part_holds_more_than_may_be(tmp_path, forged):
+    columns = pack([f"http://www.example.org{path}" for path in forged], Keys(SECRET), LINK).columns
+    trial = Trial(tmp_path, Reader(Packed([columns], [], {})))
+    done = await trial.expand(page_of(tmp_path, b"<a>", SEED))
+    assert (links_of(done), trial.admitted, done.refused) == ([], [], {"parse_crashed": 1})
 
 
 async def test_a_page_that_ends_its_parser_is_read_in_its_first_quarter(tmp_path):

@@ -1,5 +1,7 @@
 """A page's links, packed in a parser process, are those that the page has and the scope admits, whatever the page."""
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,9 +10,11 @@ from crawler.core.domains import domain_of
 from crawler.core.keys import HOST_BYTES, Keys
 from crawler.core.link_block import NO_QUERY, QUERY_BYTES, block_of
 from crawler.core.model import Link
+from crawler.core.reply_limits import PART_LINKS
 from crawler.core.urls import fingerprint
-from crawler.crawl.outlinks import ReadingOptions, encode, packed
-from crawler.parse.html import PART_LINKS, Options, outlinks
+from crawler.crawl.outlinks import Packed, ReadingOptions, encode, packed
+from crawler.crawl.sitemap_entries import PackedPart
+from crawler.parse.html import Options, outlinks
 from crawler.policy.scope import Scope, ScopeRules
 
 SECRET = 7
@@ -65,7 +69,7 @@ def test_as_one_by_one(parts, config, obey, depth, anchor, by_domain):
     assert [link for block in blocks for link in block.links()] == links
     assert (made.refused, made.robots) == (refused, found.robots)
     for block in blocks:
-        assert block.columns.is_sound()
+        assert block.columns.is_sound(2083)
         for at, (key, link) in enumerate(zip(block.keys(), block.links(), strict=True)):
             assert key == keys_by.host(link.host) + fingerprint(link.url, SECRET)
             path, mark, _ = link.url.partition("?")
@@ -80,3 +84,46 @@ def test_very_many_links_come_in_parts():
     made = packed(body, PAGE, "text/html", "utf-8", [], 1, PAGE, reading)
     assert [len(part) for part in made.parts] == [PART_LINKS, PART_LINKS, 1]
     assert not any(part.queries for part in made.parts)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        ([], [], {"a rule of its own": 1}),
+        ([], [], {"depth": -1}),
+        ([], [], {"depth": 1 << 63}),
+        ([], [], {f"r{n}": 1 for n in range(1000)}),
+        ([], ["noindex", "x" * 8_000_000], {}),
+        ([], ["noindex"] * 1000, {}),
+        ([], [], {}, "x" * 8_000_000),
+        ([([], b"", b"", b"")] * 1000, [], {}),
+        ([], [], {}, None, [([], b"", b"", b"")] * 1000),
+    ],
+)
+def test_a_process_taken_over_adds_no_rule_and_fills_no_row(said):
+    """Each rule is counted for ever, and what robots and encoding say stands in the page's row."""
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.msgpack.decode(msgspec.msgpack.encode(said), type=Packed)
+
+
+SOUND = {"entries": [], "kind": "urlset", "encoding": "UTF-8", "state": b"", "refused": {"syntax": 1}, "faults": {"xml": (1, "")}}
+
+
+@pytest.mark.parametrize(
+    ("forged", "count"),
+    [
+        ({"refused": {"a rule of its own": 1}}, 0),
+        ({"faults": {"a fault of its own": (1, "")}}, 0),
+        ({"faults": {"xml": (1, "x" * 8_000_000)}}, 0),
+        ({"encoding": "x" * 8_000_000}, 0),
+        ({"entries": [""] * 200_000}, 0),
+        ({}, -1),
+    ],
+)
+def test_neither_does_one_that_reads_a_sitemap(forged, count):
+    def decoded(part, count):
+        return msgspec.msgpack.decode(msgspec.msgpack.encode((list(part.values()), [], count, False)), type=PackedPart)
+
+    assert decoded(SOUND, 0).part.refused == {"syntax": 1}
+    with pytest.raises(msgspec.ValidationError):
+        decoded(SOUND | forged, count)

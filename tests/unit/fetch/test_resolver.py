@@ -296,6 +296,30 @@ async def test_names_of_thousands_of_addresses_are_kept_nowhere_as_such() -> Non
         assert max(len(known.addresses) for known in resolver._cache.values()) <= 2 * 3
 
 
+async def test_the_names_that_a_name_leads_to_count_as_kept(monkeypatch) -> None:
+    """c-ares writes them out in each record: of a chain of eight it keeps 13 KB, not 2."""
+    monkeypatch.setattr(module, "CHANNEL_BYTES_MAX", 64 << 10)
+    async with resolving() as (resolver, _):
+        for n in range(25):
+            assert await addresses(resolver, f"aliased.n{n}.sin.test") == ["127.0.0.1"]
+        assert resolver._channel_number == 1, "25 of 4 KB"
+
+
+async def test_where_memory_is_short_the_librarys_cache_goes_as_well(monkeypatch) -> None:
+    async with resolving() as (resolver, site):
+        name = "aliased.sin.test"
+        assert await addresses(resolver, name) == ["127.0.0.1"]
+        asked = times_asked(site, name)
+        resolver.forget()
+        assert await addresses(resolver, name) == ["127.0.0.1"]
+        assert times_asked(site, name) == asked, "a channel of this second stays"
+        monkeypatch.setattr(module, "RENEW_EVERY_S", 0.0)
+        resolver.forget()
+        assert await addresses(resolver, name) == ["127.0.0.1"]
+        assert times_asked(site, name) == 2 * asked
+        assert list(resolver._channels) == [resolver._dns]
+
+
 async def test_a_name_that_changes_its_mind_is_refused_where_it_leads_then() -> None:
     async with resolving() as (resolver, _):
         assert await addresses(resolver, "rebind.sin.test") == ["127.0.0.1"]

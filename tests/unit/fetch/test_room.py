@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import random
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from support.sinful_net import EXTRAS
 from crawler.core.errors import FetchError
 from crawler.core.page import Page
 from crawler.fetch import Fetcher
+from crawler.fetch.connector import IDLE_BYTES
 from crawler.resources.memory_budget import Account, Budget
 from crawler.resources.memory_plan import BODY_BYTES, CONNECTION_BYTES, HEAD_COPIES, VISIT_ACCOUNTS, Plan
 
@@ -287,3 +289,27 @@ async def test_visits_that_wait_for_long_heads_leave_most_visits_to_others(site:
         visit.release()
     others.release()
     assert all(use.used == 0 for use in budget.uses().values())
+
+
+@pytest.mark.parametrize("lean", [True, False])
+async def test_a_connection_that_waits_for_its_next_use_keeps_no_head(tmp_path: Path, lean: bool) -> None:
+    """Its parser would have all of it, twice: hundreds of hosts that answer with long heads would take hundreds of megabytes."""
+    with running(Site(host="0.0.0.0", scripts=SCRIPTS)) as site:
+        async with fetching(tmp_path, site, max_head=HEAD_BYTES, lean=lean) as fetcher:
+
+            async def ask(n: int) -> None:
+                with (await fetcher.fetch(lease_of(f"http://127.0.0.{n}:{site.ports['http']}/sin/long"))).body.open() as body:
+                    assert body.read() == b"ok"
+
+            await ask(1)
+            tracemalloc.start()
+            try:
+                for n in range(2, 22):
+                    await ask(n)
+                assert fetcher.stats().connections_idle == 21
+                assert tracemalloc.get_traced_memory()[0] < 20 * IDLE_BYTES
+            finally:
+                tracemalloc.stop()
+            for _ in range(2):
+                await ask(1)
+            assert fetcher.stats().connections_opened == 21, "and serves again"

@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from itertools import pairwise
 
@@ -452,3 +453,22 @@ def test_damage_is_an_error_that_names_the_place(ledger, damage):
             ref = type(ref)(ref.file, ref.offset + 1, ref.length)
     with pytest.raises(StorageError, match=rf"{re.escape(ref.file)}: the (gzip member|record) at {ref.offset} "):
         open_body(ledger.root, ref).read()
+
+
+@pytest.mark.parametrize("where", ["record", "response"])
+def test_a_head_of_very_many_lines_is_read_in_no_more_memory_than_its_bytes(where):
+    """In an archive that somebody else has made, or a disk has damaged."""
+    lines = b"".join(b"%06x: b\r\n" % n for n in range(400_000))
+    http = b"HTTP/1.1 200 OK\r\n" + (lines if where == "response" else b"") + b"Content-Type: text/plain\r\n\r\n"
+    block, body = http + b"ok", b"ok"
+    digests = [sha1_text(hashlib.sha1(data).digest()) for data in (block, body)]
+    head = "WARC/1.1\r\nWARC-Type: response\r\nContent-Length: {}\r\nWARC-Block-Digest: {}\r\nWARC-Payload-Digest: {}\r\n"
+    fields = head.format(len(block), *digests).encode() + (lines if where == "record" else b"")
+    file = io.BytesIO(gzip.compress(fields + b"\r\n" + block + b"\r\n\r\n", 1))
+    tracemalloc.start()
+    try:
+        checked = _checked(file, "made", 0, len(file.getbuffer()))
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(lines)
+    finally:
+        tracemalloc.stop()
+    assert (checked.kind, checked.place.status, checked.place.mime) == ("response", "200", "text/plain")
