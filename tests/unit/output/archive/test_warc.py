@@ -113,6 +113,50 @@ def test_a_page_is_a_response_and_its_request_behind_a_warcinfo(ledger):
     assert len(fast_records_of(ledger)) == 3
 
 
+def test_a_file_says_anew_how_what_follows_was_made(ledger):
+    """Where another process goes on with it, and where settings have changed; not behind a batch that failed."""
+
+    def keep(path: str) -> None:
+        ledger.append(page_of(ledger.root, url=f"http://www.example.org/{path}"))
+        ledger.commit()
+
+    def told() -> dict[str, bytes]:
+        found, info, settings = {}, {}, {}
+        for fields, _, payload in records_of(ledger):
+            if fields["WARC-Type"] == "warcinfo":
+                info[fields["WARC-Record-ID"]] = settings[fields["WARC-Record-ID"]] = payload
+            elif fields["WARC-Type"] == "metadata":
+                assert fields["WARC-Concurrent-To"] == fields["WARC-Warcinfo-ID"] == list(info)[-1], "it stands beside it"
+                settings[fields["WARC-Warcinfo-ID"]] = payload
+            elif fields["WARC-Type"] == "response":
+                assert fields["WARC-Warcinfo-ID"] == list(info)[-1]
+                found[fields["WARC-Target-URI"][-1]] = settings[fields["WARC-Warcinfo-ID"]]
+        assert len(info) == infos
+        return found
+
+    infos = 1
+    keep("a")
+    ledger.append(page_of(ledger.root))
+    ledger.archive.rewind(ledger.marks)
+    keep("b")
+    assert told()["a"] == told()["b"]
+    ledger.reopen()
+    infos = 2
+    keep("c")
+    ledger.archive.describe({"max_body": '"1MiB"'})
+    infos = 3
+    keep("d")
+    ledger.archive.describe({"max_body": '"1MiB"'})
+    keep("e")
+    assert b"operator: tests\r\n" in told()["c"] and told()["d"] == told()["e"] == b'max_body: "1MiB"\r\n'
+    ledger.archive.describe({})
+    ledger.append(page_of(ledger.root))
+    ledger.archive.rewind(ledger.marks)
+    infos = 4
+    keep("f")
+    assert b"operator: tests\r\n" in told()["f"], "what was cut off with the batch is said again"
+
+
 @given(digest=st.binary(min_size=20, max_size=20))
 def test_digests_are_written_in_base32(digest):
     assert sha1_text(digest) == "sha1:" + base64.b32encode(digest).decode()
