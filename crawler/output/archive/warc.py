@@ -25,7 +25,7 @@ from crawler.core.page import Page
 from crawler.core.version import __version__
 from crawler.output.archive import cdxj, gzip_member, records
 from crawler.output.archive.kind import Findings, Kept, Place
-from crawler.output.archive.warc_reader import open_record_body
+from crawler.output.archive.warc_reader import codings_at, open_record_body
 from crawler.output.archive.warc_verify import WarcChecker
 from crawler.output.file_names import part_of, part_prefix, retired_in
 
@@ -228,7 +228,17 @@ class WarcArchive:
         path = self._root / known.archive.file
         if not is_there(path) or known.archive.file in self._retired:
             return None  # the body must be kept anew
+        if page.status != 304 and not self._is_coded_alike(known.archive, page):
+            return None
         return known.archive, known.archived_at or known.fetched_at, known.digest
+
+    def _is_coded_alike(self, earlier: Ref, page: Page) -> bool:
+        """Whether the same bytes are of the same content codings: they are read by the head of the record that holds them, and
+        where a server has begun, or ceased, to say that they are gzip, they are another page."""
+        try:
+            return ", ".join(codings_at(self._root, earlier)) == (page.coding or "")
+        except StorageError:
+            return False
 
     def _create(self) -> Pair:
         wall = time.time()

@@ -224,6 +224,7 @@ def test_of_a_cut_coding_the_part_that_can_be_decoded_is_read(ledger):
 def test_an_unchanged_body_is_a_revisit_of_the_first_record(ledger):
     first = page_of(ledger.root, b"same")
     kept = ledger.append(first)
+    ledger.commit()
     known = known_of(first, kept)
     for days in (1, 2):
         again = page_of(ledger.root, b"same", fetched_at=WALL + 86400 * days)
@@ -277,6 +278,23 @@ def test_no_revisit_of_what_is_gone_cut_empty_or_different(ledger):
         assert ledger.append(page, known).body != known.archive
     empty = page_of(ledger.root, b"")
     assert ledger.append(empty, known_of(empty, ledger.append(empty))).body != known.archive
+
+
+@pytest.mark.parametrize("coded_first", [True, False])
+def test_no_revisit_of_the_same_bytes_that_were_of_another_coding(ledger, coded_first):
+    """A server that ceases, or begins, to say that a body is gzip sends another page in the same bytes."""
+    packed = gzip.compress(b"<p>text")
+    plain = page_of(ledger.root, packed, sniffed="application/gzip")
+    coded = page_of(ledger.root, packed, headers=((b"Content-Encoding", b"gzip"),), coding="gzip")
+    first, again = (coded, plain) if coded_first else (plain, coded)
+    known = known_of(first, ledger.append(first))
+    ledger.commit()
+    kept = ledger.append(again, known)
+    same = ledger.append(first, known)
+    ledger.commit()
+    assert same.body == known.archive != kept.body
+    with open_body(ledger.root, kept.body) as body:
+        assert body.read() == (packed if coded_first else b"<p>text")
 
 
 def test_no_revisit_of_what_is_about_to_be_deleted(ledger):
