@@ -126,6 +126,20 @@ def test_the_pages_are_told_with_their_titles(crawled):
     assert len({page["id"] for page in pages}) == 3 and all(re.fullmatch(r"\d{4}-.*Z", page["ts"]) for page in pages)
 
 
+def test_a_page_of_no_named_type_is_one_of_the_pages(tmp_path):
+    """Its links are followed, and a browser shows it; in a WACZ file nobody found it."""
+    with Web().running() as web:
+        html, xml = b"<title>untyped</title><a href=/found>x</a>", b"<?xml version='1.0'?><feed/>"
+        web.hosts = {HOST: {"/": Answer(body=html, mime=None), "/feed": Answer(body=xml, mime=None), "/found": Answer(mime=None)}}
+        assert (
+            command("run", *map(web.url, (HOST, HOST), ("/", "/feed")), "--depth", "1", "-o", str(tmp_path), *LOCAL).returncode
+            == 0
+        )
+        assert "/found" in web.asked(HOST)
+    _, *pages = command("export", str(tmp_path), "--format", "pages").stdout.splitlines()
+    assert [orjson.loads(page)["title"] for page in pages] == ["untyped"]
+
+
 @pytest.mark.parametrize("form", ["parquet", "wacz"])
 def test_what_is_no_file_is_not_replaced_by_one(crawled, tmp_path, form):
     """As root a device would be: /dev/null."""
