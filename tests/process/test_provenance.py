@@ -53,7 +53,8 @@ def test_a_file_that_a_kill_has_left_says_who_goes_on_with_it(tmp_path):
                 assert process.poll() is None
                 time.sleep(0.02)
         web.hosts = {HOST: {"/": page("/next"), "/next": page()}}
-        assert command(*run, "--user-agent", "Two", "--operator", "second").returncode == 0
+        sent = ("--contact", "https://example.org/bot", "--header", "From: bot@example.org")
+        assert command(*run, "--user-agent", "Two", "--operator", "second", *sent).returncode == 0
     [file] = (out / "warc").iterdir()
     made, found = {}, []
     with file.open("rb") as stream:
@@ -61,10 +62,13 @@ def test_a_file_that_a_kill_has_left_says_who_goes_on_with_it(tmp_path):
             if record.rec_type == "warcinfo":
                 block = record.content_stream().read().decode()
                 fields = dict(line.split(": ", 1) for line in block.splitlines())
-                made[record.rec_headers["WARC-Record-ID"]] = fields["operator"], fields["http-header-user-agent"]
+                told = (fields["operator"], fields["http-header-user-agent"], fields.get("http-header-from"))
+                made[record.rec_headers["WARC-Record-ID"]] = told
             elif record.rec_type == "request":
-                found.append((made[record.rec_headers["WARC-Warcinfo-ID"]], record.http_headers["User-Agent"]))
-    assert found == [(("first", "One"), "One"), (("second", "Two"), "Two")]
+                operator, *told = made[record.rec_headers["WARC-Warcinfo-ID"]]
+                assert told == [record.http_headers["User-Agent"], record.http_headers["From"]]
+                found.append((operator, told[0]))
+    assert found == [("first", "One"), ("second", "Two")]
     assert command("verify", str(out)).returncode == 0
 
 
