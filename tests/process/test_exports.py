@@ -219,6 +219,23 @@ def test_the_archive_in_one_file_is_valid_and_every_record_is_found_in_it(crawle
     assert ended.returncode == 0 and "invalid" not in ended.stdout, ended.stdout + ended.stderr
 
 
+def test_a_page_that_is_kept_no_longer_is_not_in_the_list_of_an_archive(crawled, tmp_path):
+    """Whoever chose it there was shown nothing: nor was it for a later visit that repeats its body."""
+    shutil.copytree(crawled[0], tmp_path / "out")
+    for folder in ("warc", "index"):
+        min((tmp_path / "out" / folder).iterdir()).unlink()
+    assert command("retire", str(tmp_path / "out"), "--missing").returncode == 0
+    ended = command("export", str(tmp_path / "out"), "--format", "wacz", "--to", str(tmp_path / "x.wacz"), "--mime", "text/*")
+    assert ended.returncode == 0, ended.stderr
+    with zipfile.ZipFile(tmp_path / "x.wacz") as wacz:
+        _, *pages = map(orjson.loads, wacz.read("pages/pages.jsonl").splitlines())
+        [file] = [name for name in wacz.namelist() if name.startswith("archive/")]
+        kept = {
+            record.rec_headers["WARC-Target-URI"] for record in ArchiveIterator(wacz.open(file)) if record.rec_type == "response"
+        }
+    assert {page["url"] for page in pages} <= kept
+
+
 def test_an_archive_can_be_taken_while_it_is_written(crawled, tmp_path):
     """Of files that are open, what is committed."""
     from crawler.crawl import open_crawl_reader
