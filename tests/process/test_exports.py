@@ -236,6 +236,18 @@ def test_a_page_that_is_kept_no_longer_is_not_in_the_list_of_an_archive(crawled,
     assert {page["url"] for page in pages} <= kept
 
 
+def test_an_index_that_is_kept_no_longer_is_made_anew(crawled, tmp_path):
+    """Of records that stood in no index a reader of the file shows nothing."""
+    shutil.copytree(crawled[0], tmp_path / "out")
+    was = [index.read_bytes().splitlines() for index in sorted((tmp_path / "out" / "index").iterdir())]
+    min((tmp_path / "out" / "index").iterdir()).unlink()
+    assert command("retire", str(tmp_path / "out"), "--missing").returncode == 0
+    ended = command("export", str(tmp_path / "out"), "--format", "wacz", "--to", str(tmp_path / "x.wacz"))
+    assert ended.returncode == 0, ended.stderr
+    with zipfile.ZipFile(tmp_path / "x.wacz") as wacz:
+        assert zlib.decompress(wacz.read("indexes/index.cdx.gz"), 31).splitlines() == sorted(was[0] + was[1])
+
+
 def test_an_archive_can_be_taken_while_it_is_written(crawled, tmp_path):
     """Of files that are open, what is committed."""
     from crawler.crawl import open_crawl_reader

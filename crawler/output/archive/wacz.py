@@ -27,6 +27,7 @@ from crawler.core.errors import StorageError
 from crawler.core.model import Mark
 from crawler.core.version import __version__
 from crawler.output.archive import cdxj
+from crawler.output.archive.warc_verify import RESPONSES, checked_at
 from crawler.output.file_names import indexes_in
 
 VERSION: Final = "1.1.1"
@@ -78,8 +79,8 @@ def write_wacz(
 def _archive(
     target: zipfile.ZipFile, root: Path, kept: Mapping[str, Mark], lines: Path, is_retired: Callable[[str], bool]
 ) -> list[_Resource]:
-    """The WARC files; ``lines`` gets what their indexes hold. Of those that are retired meanwhile neither is taken: each pair is
-    opened together, so that what is begun is whole."""
+    """The WARC files; ``lines`` gets what their indexes hold, or would. One that is retired meanwhile is not taken: it is opened
+    together with its index, so that what is begun is whole."""
     index_of, made = indexes_in(kept), []
     with lines.open("wb") as out:
         for file in sorted(file for file in kept if file.startswith("warc/")):
@@ -88,9 +89,11 @@ def _archive(
                 index = _opened(root, name, is_retired, stack) if name is not None else None
                 if (warc := _opened(root, file, is_retired, stack)) is None:
                     continue
+                made.append(_stored(target, f"archive/{file[5:]}", _committed(root / file, warc, kept[file])))
                 if name is not None and index is not None:
                     out.writelines(_index_lines(root / name, index, kept[name], kept[file]))
-                made.append(_stored(target, f"archive/{file[5:]}", _committed(root / file, warc, kept[file])))
+                else:
+                    out.writelines(_lines_anew(warc, file, kept[file].length))
     return made
 
 
@@ -121,6 +124,16 @@ def _index_lines(path: Path, source: BinaryIO, mark: Mark, warc: Mark) -> Iterat
     if mark.closed:
         return _committed(path, source, mark)
     return (line for line, _ in cdxj.lines_before(source, mark.length, warc.length))
+
+
+def _lines_anew(warc: BinaryIO, file: str, end: int) -> Iterator[bytes]:
+    """Of the records in it, whose index is kept no longer. StorageError: one is damaged."""
+    offset = 0
+    while offset < end:
+        record = checked_at(warc, file, offset, end)
+        if record.kind in RESPONSES:
+            yield cdxj.line_of(record.place, file)
+        offset += record.length
 
 
 def _committed(path: Path, source: BinaryIO, mark: Mark) -> Iterator[bytes]:

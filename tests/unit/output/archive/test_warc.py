@@ -26,7 +26,7 @@ from crawler.core.errors import StorageError
 from crawler.core.model import Mark
 from crawler.output.archive import cdxj, open_body
 from crawler.output.archive.records import sha1_text
-from crawler.output.archive.warc_verify import _checked
+from crawler.output.archive.warc_verify import checked_at
 
 
 @pytest.fixture
@@ -352,7 +352,7 @@ def test_the_index_is_what_cdxj_indexer_makes(ledger):
     for line in ours:
         name, place = cdxj.read_line(line if isinstance(line, bytes) else line.encode())
         with (ledger.root / "warc" / name).open("rb") as file:
-            checked = _checked(file, name, place.offset, place.offset + place.length)
+            checked = checked_at(file, name, place.offset, place.offset + place.length)
             assert checked.place == place, "as verify compares them"
 
 
