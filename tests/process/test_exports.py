@@ -275,6 +275,14 @@ def test_rows_are_queried_by_others(crawled, tmp_path):
     found = duckdb.sql(f"select kind, change, count(*) from '{file}' group by all order by all").fetchall()
     assert {(kind, change): count for kind, change, count in found}["recrawl", "changed"] == 1
     assert sum(count for *_, count in found) == 18
+    asked = f"select url, revisit_of_filename, revisit_of_offset from '{file}' where change = 'unchanged' and fetch_status = 200"
+    repeated = duckdb.sql(asked).fetchall()
+    assert len(repeated) == 3
+    for url, name, offset in repeated:
+        with (crawled[0] / name).open("rb") as warc:
+            warc.seek(offset)
+            record = next(iter(ArchiveIterator(warc)))
+            assert (record.rec_type, record.rec_headers["WARC-Target-URI"]) == ("response", url)
     asked = f"select fetch_status, url_host_name, tag, epoch(fetch_time) from '{file}' where fetch_status = 500 limit 1"
     [row] = duckdb.sql(asked).fetchall()
     assert row[:3] == (500, FAR, "b") and row[3] > 1.7e9
