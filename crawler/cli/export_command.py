@@ -75,7 +75,10 @@ def _results(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> Itera
     rows = _rows(reader, wanted, namespace)
     if namespace.format in ("pages", "wacz") and not namespace.final:  # a page not modified has its line already
         rows = (row for row in rows if row["status"] != 304)
-    return (Result(row, reader.body) for row in rows if body_ref(row) is not None)
+    placed = ((row, ref) for row in rows if (ref := body_ref(row)) is not None)
+    if namespace.format == "wacz":  # what is not in it is none of its pages
+        placed = ((row, ref) for row, ref in placed if not reader.is_retired(ref.file))
+    return (Result(row, reader.body) for row, _ in placed)
 
 
 def _pages(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> Iterator[bytes]:

@@ -36,7 +36,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "attempt": "from 1; the latest row of a URL wins in --final",
     "timings": "{queue, first_byte, total} in seconds",
     "ip": "the address connected to",
-    "archive": "{file, offset, length} of the record, or {path} of the body",
+    "archive": "{file, offset, length} of the record, and revisit_of, the earlier one that holds its body; or {path} of the body",
     "tag": "your own label, from the list",
     "robots": "what X-Robots-Tag and meta robots say to us",
     "listed": "the URL exactly as the list gave it",

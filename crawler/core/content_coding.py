@@ -53,12 +53,14 @@ Stage = Callable[[Iterable[bytes]], Iterator[bytes]]
 def codings_of(values: Iterable[str]) -> tuple[str, ...]:
     """The codings of Content-Encoding field values, in the order they were applied.
 
-    Tokens that no registry knows (``utf-8``, ``none``, ...) are left out, as browsers do: such bodies are not encoded.
+    Tokens that no registry knows (``utf-8``, ``none``, ...) are left out, as browsers do: such bodies are not encoded. So are
+    those with bytes beyond ASCII: as UTF-8 and as latin-1, different ones would be white space.
     """
     found = []
     for value in values:
-        for token in value.lower().split(","):
-            name = _ALIASES.get(token.strip(), token.strip())
+        for token in value.split(","):
+            name = token.strip().lower() if token.isascii() else ""
+            name = _ALIASES.get(name, name)
             if name not in _IDENTITY and _TOKEN.fullmatch(name) and (name in _STAGES or name in _UNSUPPORTED):
                 found.append(name)
     return tuple(found)

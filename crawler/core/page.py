@@ -27,6 +27,7 @@ MEMORY_BYTES_MAX: Final = 64 << 10
 CHUNK_BYTES: Final = 64 << 10
 SPOOL: Final = "body-"
 """How the name of every spool begins."""
+SHA1_OF_NOTHING: Final = hashlib.sha1(usedforsecurity=False).digest()
 
 _MIME: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
 _LISTED: Final = re.compile(r"(?:[^,\"]++|\"(?:[^\"\\]++|\\.)*+\"?)++", re.DOTALL)
@@ -269,6 +270,11 @@ class Page(Struct):
             if len(key) == len(wanted) and key.lower() == wanted:
                 return value
         return None
+
+    @property
+    def is_by_head(self) -> bool:
+        """Asked for by HEAD: what its body is, the response does not tell."""
+        return self.request.startswith(b"HEAD ")
 
     @property
     def memory_bytes(self) -> int:

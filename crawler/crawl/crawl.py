@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Final
 
 from crawler.config import Config
+from crawler.config.render import as_fields
 from crawler.core.batch import Admitted
 from crawler.core.clock import Clock
 from crawler.core.errors import CrawlerError, first_of
@@ -99,6 +100,7 @@ class Crawl:
     def reconfigure(self, config: Config) -> None:
         """From now on these settings hold, as far as they may change while a crawl runs."""
         self.config = config
+        self.journal.describe(as_fields(config))
         self.hosts.change(config)
         backoff_max_s = config.backoff_max or SERVE_BACKOFF_MAX_S
         self._politeness.change(backoff_max_s=backoff_max_s, host_failures=config.host_failures)

@@ -117,9 +117,10 @@ def open_files(config: Config, hosts: HostRules, plan: Plan, part: CrawlPart | N
 
 def _provenance(config: Config) -> dict[str, str]:
     """What a WARC file says of its crawl, as far as it is told; names as in WARC 1.1 and the DCMI terms."""
+    sent = {name.lower(): value for name, _, value in (line.partition(": ") for line in config.header)}
     info = {
         "operator": config.operator,
-        "http-header-from": config.contact,
+        "http-header-from": sent.get("from", config.contact),
         "http-header-user-agent": user_agent(config),
         "robots": "classic" if config.robots else "ignore",
         "description": config.description,

@@ -5,7 +5,6 @@ Invariant: a secret is sent only to the hosts whose ``[[host]]`` table holds it,
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -20,13 +19,13 @@ from crawler.config.types import MASKED
 from crawler.core.content_coding import ACCEPTED
 from crawler.core.errors import FetchError
 from crawler.core.model import EMBED, Lease, Link
+from crawler.core.page import SHA1_OF_NOTHING
 from crawler.core.urls import name_fault, origin
 from crawler.core.version import __version__
 
 PROFILES_MAX: Final = 256
 PLACES_MAX: Final = 1024
 """Hosts of which it is kept how they are connected to."""
-SHA1_OF_NOTHING: Final = hashlib.sha1(usedforsecurity=False).digest()
 _CODED_TAG: Final = re.compile(r'((?:W/)?"[^"]*)-(?:gzip|br)"')
 """Apache's of a body that it compresses: asked by it, it sends the page again, changed or not; it knows the tag without the
 ending."""

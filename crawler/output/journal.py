@@ -187,6 +187,10 @@ class Journal:
         """Bytes in memory: what waits to be written, and the record being made. May be asked by any thread."""
         return sum(files.buffered for files in self._all()) + RECORD_BYTES * self._appending
 
+    def describe(self, settings: Mapping[str, str]) -> None:
+        """Records say that they are made with these settings, from now on. From any thread."""
+        self._archive.describe(settings)
+
     def roll(self, *, rows: bool = False) -> None:
         """The next ``sync`` to begin closes the archive's files, so that other tools find them by their final names; and those of
         the ``rows``, in one commit. From any thread."""

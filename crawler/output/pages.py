@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import BinaryIO, Final, TypeAlias
 
 import orjson
 
+from crawler.core.sniff import PREFIX_BYTES, sniff
 from crawler.output.results import Result, Row, body_ref
 
 HEADER: Final = {"format": "json-pages-1.0", "id": "pages", "title": "All Pages"}
@@ -24,7 +26,7 @@ def page_lines(results: Iterable[Result], read_title: ReadTitle) -> Iterator[byt
     yield orjson.dumps(HEADER, option=orjson.OPT_APPEND_NEWLINE)
     for result in results:
         row = result.row
-        if row["mime"] not in HTML or body_ref(row) is None:
+        if body_ref(row) is None or not _is_html(result):
             continue
         page = {"id": _id(row["canonical"], row["fetched_at"]), "url": row["canonical"], "ts": row["fetched_at"]}
         title = _title(result, read_title)
@@ -35,6 +37,15 @@ def page_lines(results: Iterable[Result], read_title: ReadTitle) -> Iterator[byt
 def _is_listed_again(row: Row) -> bool:
     """A later visit's row says recrawl and no more how the page came: one that was listed has its line, and nothing before it."""
     return row["kind"] == "recrawl" and row["input"] is not None and not row["hops"]
+
+
+def _is_html(result: Result) -> bool:
+    """Also what no header names a type of, where its bytes do: browsers show it as a page."""
+    mime = result.row["mime"]
+    if mime is None:
+        with suppress(LookupError), result.open() as body:
+            mime = sniff(body.read(PREFIX_BYTES), None)
+    return mime in HTML
 
 
 def _title(result: Result, read_title: ReadTitle) -> str | None:

@@ -29,6 +29,11 @@ def _part(field: str, name: str) -> Callable[[Row], Any]:
     return lambda row: (row.get(field) or {}).get(name)
 
 
+def _body(name: str) -> Callable[[Row], Any]:
+    """Where the body stands that a record repeats."""
+    return lambda row: ((row.get("archive") or {}).get("revisit_of") or {}).get(name)
+
+
 def _url(part: str) -> Callable[[Row], Any]:
     return lambda row: getattr(urlsplit(row["canonical"]), part) or None if row["canonical"] else None
 
@@ -68,6 +73,8 @@ COLUMNS: Final[dict[str, tuple[str, Callable[[Row], Any] | None]]] = {
     "input_list": ("string", _part("input", "list")), "input_line": ("int64", _part("input", "line")),
     "seconds_queue": ("float64", _part("timings", "queue")), "seconds_first_byte": ("float64", _part("timings", "first_byte")),
     "seconds_total": ("float64", _part("timings", "total")), "path": ("string", _part("archive", "path")),
+    "revisit_of_filename": ("string", _body("file")), "revisit_of_offset": ("int64", _body("offset")),
+    "revisit_of_length": ("int64", _body("length")),
 }
 # fmt: on
 """Name → type, and how a row has it: None, by that name."""

@@ -22,7 +22,7 @@ from crawler.core.page import Page
 from crawler.core.text import field_text
 from crawler.output.archive import Kept, place_of
 from crawler.output.archive.records import date
-from crawler.output.changes import change_of, remembered
+from crawler.output.changes import change_of, leaves_body, remembered
 from crawler.output.results import FIELDS, SCHEMA, Row
 
 _is_absolute = re.compile(r"https?://[^\t\r\n]*", re.I).fullmatch
@@ -71,10 +71,11 @@ def known_of(settled: Settled, kept: Kept | None, row: Row, ref: Ref, wall: floa
     assert isinstance(outcome, Done | Dropped)
     page = outcome.page if isinstance(outcome, Done) else None
     link, ended, location = settled.lease.link, row["outcome"], row["location"] if outcome.outcome == "redirect" else None
-    etag, modified = _validators(page) if page is not None and outcome.outcome == "ok" else (None, None)
+    is_left = leaves_body(settled)
+    etag, modified = _validators(page) if page is not None and outcome.outcome == "ok" and not is_left else (None, None)
     content = remembered(settled) if before is not None else None
     is_confirmed = page is not None and page.status == 304 and before is not None and before.can_be_confirmed
-    if page is not None and outcome.outcome != "skipped" and not is_confirmed:
+    if page is not None and outcome.outcome != "skipped" and not is_confirmed and not is_left:
         place = kept.body if kept is not None else None
         at = kept.body_at if kept is not None and place is not kept.record and place != kept.record else None
         return Known(

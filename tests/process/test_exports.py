@@ -126,6 +126,20 @@ def test_the_pages_are_told_with_their_titles(crawled):
     assert len({page["id"] for page in pages}) == 3 and all(re.fullmatch(r"\d{4}-.*Z", page["ts"]) for page in pages)
 
 
+def test_a_page_of_no_named_type_is_one_of_the_pages(tmp_path):
+    """Its links are followed, and a browser shows it; in a WACZ file nobody found it."""
+    with Web().running() as web:
+        html, xml = b"<title>untyped</title><a href=/found>x</a>", b"<?xml version='1.0'?><feed/>"
+        web.hosts = {HOST: {"/": Answer(body=html, mime=None), "/feed": Answer(body=xml, mime=None), "/found": Answer(mime=None)}}
+        assert (
+            command("run", *map(web.url, (HOST, HOST), ("/", "/feed")), "--depth", "1", "-o", str(tmp_path), *LOCAL).returncode
+            == 0
+        )
+        assert "/found" in web.asked(HOST)
+    _, *pages = command("export", str(tmp_path), "--format", "pages").stdout.splitlines()
+    assert [orjson.loads(page)["title"] for page in pages] == ["untyped"]
+
+
 @pytest.mark.parametrize("form", ["parquet", "wacz"])
 def test_what_is_no_file_is_not_replaced_by_one(crawled, tmp_path, form):
     """As root a device would be: /dev/null."""
@@ -205,6 +219,35 @@ def test_the_archive_in_one_file_is_valid_and_every_record_is_found_in_it(crawle
     assert ended.returncode == 0 and "invalid" not in ended.stdout, ended.stdout + ended.stderr
 
 
+def test_a_page_that_is_kept_no_longer_is_not_in_the_list_of_an_archive(crawled, tmp_path):
+    """Whoever chose it there was shown nothing: nor was it for a later visit that repeats its body."""
+    shutil.copytree(crawled[0], tmp_path / "out")
+    for folder in ("warc", "index"):
+        min((tmp_path / "out" / folder).iterdir()).unlink()
+    assert command("retire", str(tmp_path / "out"), "--missing").returncode == 0
+    ended = command("export", str(tmp_path / "out"), "--format", "wacz", "--to", str(tmp_path / "x.wacz"), "--mime", "text/*")
+    assert ended.returncode == 0, ended.stderr
+    with zipfile.ZipFile(tmp_path / "x.wacz") as wacz:
+        _, *pages = map(orjson.loads, wacz.read("pages/pages.jsonl").splitlines())
+        [file] = [name for name in wacz.namelist() if name.startswith("archive/")]
+        kept = {
+            record.rec_headers["WARC-Target-URI"] for record in ArchiveIterator(wacz.open(file)) if record.rec_type == "response"
+        }
+    assert {page["url"] for page in pages} <= kept
+
+
+def test_an_index_that_is_kept_no_longer_is_made_anew(crawled, tmp_path):
+    """Of records that stood in no index a reader of the file shows nothing."""
+    shutil.copytree(crawled[0], tmp_path / "out")
+    was = [index.read_bytes().splitlines() for index in sorted((tmp_path / "out" / "index").iterdir())]
+    min((tmp_path / "out" / "index").iterdir()).unlink()
+    assert command("retire", str(tmp_path / "out"), "--missing").returncode == 0
+    ended = command("export", str(tmp_path / "out"), "--format", "wacz", "--to", str(tmp_path / "x.wacz"))
+    assert ended.returncode == 0, ended.stderr
+    with zipfile.ZipFile(tmp_path / "x.wacz") as wacz:
+        assert zlib.decompress(wacz.read("indexes/index.cdx.gz"), 31).splitlines() == sorted(was[0] + was[1])
+
+
 def test_an_archive_can_be_taken_while_it_is_written(crawled, tmp_path):
     """Of files that are open, what is committed."""
     from crawler.crawl import open_crawl_reader
@@ -232,6 +275,14 @@ def test_rows_are_queried_by_others(crawled, tmp_path):
     found = duckdb.sql(f"select kind, change, count(*) from '{file}' group by all order by all").fetchall()
     assert {(kind, change): count for kind, change, count in found}["recrawl", "changed"] == 1
     assert sum(count for *_, count in found) == 18
+    asked = f"select url, revisit_of_filename, revisit_of_offset from '{file}' where change = 'unchanged' and fetch_status = 200"
+    repeated = duckdb.sql(asked).fetchall()
+    assert len(repeated) == 3
+    for url, name, offset in repeated:
+        with (crawled[0] / name).open("rb") as warc:
+            warc.seek(offset)
+            record = next(iter(ArchiveIterator(warc)))
+            assert (record.rec_type, record.rec_headers["WARC-Target-URI"]) == ("response", url)
     asked = f"select fetch_status, url_host_name, tag, epoch(fetch_time) from '{file}' where fetch_status = 500 limit 1"
     [row] = duckdb.sql(asked).fetchall()
     assert row[:3] == (500, FAR, "b") and row[3] > 1.7e9

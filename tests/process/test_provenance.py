@@ -3,11 +3,13 @@
 import gzip
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 from fastwarc.warc import ArchiveIterator as FastIterator
-from support.programs import LOCAL, command
+from support.daemons import daemon
+from support.programs import LOCAL, command, crawling
 from support.webs import Answer, Web, page
 from warcio.archiveiterator import ArchiveIterator
 
@@ -38,6 +40,57 @@ def test_a_file_says_by_whom_and_how_it_was_made(tmp_path):
     [index] = (out / "index").iterdir()
     assert indexed.stdout == index.read_text(), "settings are nothing to be replayed"
     assert command("verify", str(out)).returncode == 0
+
+
+def test_a_file_that_a_kill_has_left_says_who_goes_on_with_it(tmp_path):
+    """All its records said that they were asked for as the first user agent does, and kept by the first operator."""
+    out = tmp_path / "out"
+    with Web().running() as web:
+        web.hosts = {HOST: {"/": page("/next"), "/next": Answer(hang=True)}}
+        run = ("run", web.url(HOST), "--depth", "1", "-o", str(out), *LOCAL)
+        with crawling(*run, "--user-agent", "One", "--operator", "first") as process:
+            while sum(len(file.read_bytes()) for file in out.glob("results/*")) == 0 or len(web.asked(HOST)) < 2:
+                assert process.poll() is None
+                time.sleep(0.02)
+        web.hosts = {HOST: {"/": page("/next"), "/next": page()}}
+        sent = ("--contact", "https://example.org/bot", "--header", "From: bot@example.org")
+        assert command(*run, "--user-agent", "Two", "--operator", "second", *sent).returncode == 0
+    [file] = (out / "warc").iterdir()
+    made, found = {}, []
+    with file.open("rb") as stream:
+        for record in ArchiveIterator(stream):
+            if record.rec_type == "warcinfo":
+                block = record.content_stream().read().decode()
+                fields = dict(line.split(": ", 1) for line in block.splitlines())
+                told = (fields["operator"], fields["http-header-user-agent"], fields.get("http-header-from"))
+                made[record.rec_headers["WARC-Record-ID"]] = told
+            elif record.rec_type == "request":
+                operator, *told = made[record.rec_headers["WARC-Warcinfo-ID"]]
+                assert told == [record.http_headers["User-Agent"], record.http_headers["From"]]
+                found.append((operator, told[0]))
+    assert found == [("first", "One"), ("second", "Two")]
+    assert command("verify", str(out)).returncode == 0
+
+
+async def test_records_name_the_settings_that_held_when_they_were_made(tmp_path):
+    with Web({HOST: {"/before": page(), "/after": page()}}).running() as web:
+        async with daemon(tmp_path) as d:
+            await d.ask("POST", "/v1/seeds", data=web.url(HOST, "/before").encode())
+            await d.until(done=1)
+            assert (await d.ask("PATCH", "/v1/settings", json={"max_body": "1MiB"}))[0] == 200
+            await d.ask("POST", "/v1/seeds", data=web.url(HOST, "/after").encode())
+            await d.until(done=2)
+    [file] = (tmp_path / "warc").iterdir()
+    settings, found = {}, {}
+    with file.open("rb") as stream:
+        for record in ArchiveIterator(stream):
+            fields = record.rec_headers
+            if record.rec_type == "metadata":
+                lines = record.content_stream().read().decode().splitlines()
+                settings[fields["WARC-Warcinfo-ID"]] = dict(line.split(": ", 1) for line in lines)["max_body"]
+            elif record.rec_type == "response":
+                found[fields["WARC-Target-URI"].rpartition("/")[2]] = settings[fields["WARC-Warcinfo-ID"]]
+    assert found == {"before": '"64MiB"', "after": '"1MiB"'}
 
 
 def test_what_is_embedded_is_asked_for_as_browsers_do(tmp_path):

@@ -41,13 +41,8 @@ def line(page: Page, ref: Ref, digest: str, *, is_revisit: bool) -> bytes:
     record that it repeats."""
     stamp = date(page.fetched_at).translate(_DIGITS)
     mime = "warc/revisit" if is_revisit else _mime(page)
-    fields = f'"mime": {quoted(mime)}, ' if mime is not None else ""
-    status = "" if is_revisit and page.status == 304 else f'"status": "{page.status}", '
-    return (
-        f'{surt(page.url)} {stamp} {{"url": {quoted(page.url)}, {fields}{status}'
-        f'"digest": "{digest}", "length": "{ref.length}", "offset": "{ref.offset}", '
-        f'"filename": "{ref.file.rpartition("/")[2]}"}}\n'
-    ).encode()
+    status = None if is_revisit and page.status == 304 else str(page.status)
+    return line_of(Pointer(page.url, stamp, digest, ref.offset, ref.length, mime, status), ref.file)
 
 
 class Pointer(NamedTuple):
@@ -60,6 +55,17 @@ class Pointer(NamedTuple):
     length: int
     mime: str | None
     status: str | None
+
+
+def line_of(said: Pointer, file: str) -> bytes:
+    """The index line that says this of a record in ``file``."""
+    fields = f'"mime": {quoted(said.mime)}, ' if said.mime is not None else ""
+    status = f'"status": "{said.status}", ' if said.status is not None else ""
+    return (
+        f'{surt(said.url)} {said.stamp} {{"url": {quoted(said.url)}, {fields}{status}'
+        f'"digest": "{said.digest}", "length": "{said.length}", "offset": "{said.offset}", '
+        f'"filename": "{file.rpartition("/")[2]}"}}\n'
+    ).encode()
 
 
 def pointer(url: str, date: str, digest: str, offset: int, length: int, http: bytes, *, is_revisit: bool) -> Pointer:

@@ -40,6 +40,9 @@ class Archive(Protocol):
     def append(self, lease: Lease, done: Done) -> Kept | None:
         """Write one page and its index line; None if this kind keeps nothing. It may move the body's spool file."""
 
+    def describe(self, settings: Mapping[str, str]) -> None:
+        """What is appended from now on was made with these settings. May be called by any thread."""
+
     def sync(self) -> dict[str, Mark]:
         """Make all appended bytes durable; the marks of the files that changed. A full file is marked ``closed``."""
 
@@ -69,6 +72,8 @@ class Archive(Protocol):
 
 class UnmarkedArchive:
     """What there is to do for files that have no marks: none is rolled, cut back or closed, and nothing waits in memory."""
+
+    def describe(self, settings: Mapping[str, str]) -> None: ...
 
     def sync(self) -> dict[str, Mark]:
         return {}

@@ -67,17 +67,11 @@ def record_id(file: str, offset: int) -> str:
     return f"<urn:uuid:{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-a{digits[17:20]}-{digits[20:]}>"
 
 
-@lru_cache(maxsize=4)
-def warcinfo_id(file: str) -> str:
-    """``record_id`` of a file's first record, which every other one names."""
-    return record_id(file, 0)
-
-
-def warcinfo(file: str, wall: float, info: Mapping[str, str]) -> bytes:
-    """The whole first record of a file, without ``END``."""
+def warcinfo(file: str, identifier: str, wall: float, info: Mapping[str, str]) -> bytes:
+    """The whole record, without ``END``, that says how those behind it were made, up to the next of its kind."""
     block = _fields(info)
     return (
-        f"WARC/1.1\r\nWARC-Type: warcinfo\r\nWARC-Record-ID: {warcinfo_id(file)}\r\nWARC-Date: {date(wall)}\r\n"
+        f"WARC/1.1\r\nWARC-Type: warcinfo\r\nWARC-Record-ID: {identifier}\r\nWARC-Date: {date(wall)}\r\n"
         f"WARC-Filename: {file.rpartition('/')[2]}\r\nWARC-Block-Digest: {_block_digest(block)}\r\n"
         f"Content-Type: application/warc-fields\r\nContent-Length: {len(block)}\r\n\r\n"
     ).encode() + block
@@ -89,23 +83,21 @@ def _fields(values: Mapping[str, str]) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def settings(file: str, offset: int, wall: float, values: Mapping[str, str]) -> bytes:
-    """The whole metadata record without ``END`` of the settings that the file is written with."""
+def settings(identifier: str, info: str, wall: float, values: Mapping[str, str]) -> bytes:
+    """The whole metadata record, without ``END``, of the settings that belong to the warcinfo record ``info``."""
     block = _fields(values)
     return (
-        f"WARC/1.1\r\nWARC-Type: metadata\r\nWARC-Record-ID: {record_id(file, offset)}\r\n"
-        f"WARC-Warcinfo-ID: {warcinfo_id(file)}\r\nWARC-Concurrent-To: {warcinfo_id(file)}\r\nWARC-Date: {date(wall)}\r\n"
+        f"WARC/1.1\r\nWARC-Type: metadata\r\nWARC-Record-ID: {identifier}\r\n"
+        f"WARC-Warcinfo-ID: {info}\r\nWARC-Concurrent-To: {info}\r\nWARC-Date: {date(wall)}\r\n"
         f"WARC-Block-Digest: {_block_digest(block)}\r\nContent-Type: application/warc-fields\r\n"
         f"Content-Length: {len(block)}\r\n\r\n"
     ).encode() + block
 
 
-def about(page: Page, file: str) -> str:
-    """The fields that response, request and revisit record of a page have in common."""
+def about(page: Page, info: str) -> str:
+    """The fields that response, request and revisit record of a page have in common. ``info``: identifier of their warcinfo."""
     address = f"WARC-IP-Address: {page.ip}\r\n" if page.ip else ""
-    return (
-        f"WARC-Warcinfo-ID: {warcinfo_id(file)}\r\nWARC-Date: {date(page.fetched_at)}\r\nWARC-Target-URI: {page.url}\r\n{address}"
-    )
+    return f"WARC-Warcinfo-ID: {info}\r\nWARC-Date: {date(page.fetched_at)}\r\nWARC-Target-URI: {page.url}\r\n{address}"
 
 
 def response(page: Page, http: bytes, common: str, identifier: str, digest: str) -> bytes:

@@ -27,6 +27,7 @@ from crawler.core.errors import StorageError
 from crawler.core.model import Mark
 from crawler.core.version import __version__
 from crawler.output.archive import cdxj
+from crawler.output.archive.warc_verify import RESPONSES, checked_at
 from crawler.output.file_names import indexes_in
 
 VERSION: Final = "1.1.1"
@@ -66,7 +67,7 @@ def write_wacz(
             made = _archive(target, root, kept, lines, is_retired)
             if count := len(made):
                 made += _index(target, lines)
-                made.append(_stored(target, "pages/pages.jsonl", pages, zipfile.ZIP_DEFLATED))
+                made.append(_spooled(target, "pages/pages.jsonl", pages, Path(scratch, "pages"), zipfile.ZIP_DEFLATED))
                 _describe(target, made, title)
         if count:
             temporary.replace(to)
@@ -78,8 +79,8 @@ def write_wacz(
 def _archive(
     target: zipfile.ZipFile, root: Path, kept: Mapping[str, Mark], lines: Path, is_retired: Callable[[str], bool]
 ) -> list[_Resource]:
-    """The WARC files; ``lines`` gets what their indexes hold. Of those that are retired meanwhile neither is taken: each pair is
-    opened together, so that what is begun is whole."""
+    """The WARC files; ``lines`` gets what their indexes hold, or would. One that is retired meanwhile is not taken: it is opened
+    together with its index, so that what is begun is whole."""
     index_of, made = indexes_in(kept), []
     with lines.open("wb") as out:
         for file in sorted(file for file in kept if file.startswith("warc/")):
@@ -88,9 +89,12 @@ def _archive(
                 index = _opened(root, name, is_retired, stack) if name is not None else None
                 if (warc := _opened(root, file, is_retired, stack)) is None:
                     continue
+                pieces, size = _committed(root / file, warc, kept[file]), kept[file].length
+                made.append(_stored(target, f"archive/{file[5:]}", pieces, size))
                 if name is not None and index is not None:
                     out.writelines(_index_lines(root / name, index, kept[name], kept[file]))
-                made.append(_stored(target, f"archive/{file[5:]}", _committed(root / file, warc, kept[file])))
+                else:
+                    out.writelines(_lines_anew(warc, file, kept[file].length))
     return made
 
 
@@ -104,16 +108,30 @@ def _opened(root: Path, file: str, is_retired: Callable[[str], bool], stack: con
         raise
 
 
-def _stored(target: zipfile.ZipFile, path: str, pieces: Iterable[bytes], compression: int = zipfile.ZIP_STORED) -> _Resource:
-    digest, size = hashlib.sha256(), 0
+def _stored(
+    target: zipfile.ZipFile, path: str, pieces: Iterable[bytes], size: int, compression: int = zipfile.ZIP_STORED
+) -> _Resource:
+    """A file in it, of ``size`` bytes. Only one that needs them has ZIP64's fields: in front of a smaller one they stand without
+    being in the ZIP file's directory, and where none are in there, ReplayWeb.page reads a file from behind its name on."""
+    digest = hashlib.sha256()
     info = zipfile.ZipInfo(path, max(ZIP_BEGAN, time.gmtime()[:6]))
     info.compress_type = compression
-    with target.open(info, "w", force_zip64=True) as out:
+    with target.open(info, "w", force_zip64=size > zipfile.ZIP64_LIMIT) as out:
         for piece in pieces:
             out.write(piece)
             digest.update(piece)
-            size += len(piece)
     return _Resource(path, f"sha256:{digest.hexdigest()}", size)
+
+
+def _spooled(
+    target: zipfile.ZipFile, path: str, pieces: Iterable[bytes], spool: Path, compression: int = zipfile.ZIP_STORED
+) -> _Resource:
+    """A file whose size shows only once it is made."""
+    with spool.open("w+b") as file:
+        file.writelines(pieces)
+        size = file.tell()
+        file.seek(0)
+        return _stored(target, path, iter(lambda: file.read(PIECE_BYTES), b""), size, compression)
 
 
 def _index_lines(path: Path, source: BinaryIO, mark: Mark, warc: Mark) -> Iterator[bytes]:
@@ -121,6 +139,16 @@ def _index_lines(path: Path, source: BinaryIO, mark: Mark, warc: Mark) -> Iterat
     if mark.closed:
         return _committed(path, source, mark)
     return (line for line, _ in cdxj.lines_before(source, mark.length, warc.length))
+
+
+def _lines_anew(warc: BinaryIO, file: str, end: int) -> Iterator[bytes]:
+    """Of the records in it, whose index is kept no longer. StorageError: one is damaged."""
+    offset = 0
+    while offset < end:
+        record = checked_at(warc, file, offset, end)
+        if record.kind in RESPONSES:
+            yield cdxj.line_of(record.place, file)
+        offset += record.length
 
 
 def _committed(path: Path, source: BinaryIO, mark: Mark) -> Iterator[bytes]:
@@ -138,8 +166,8 @@ def _index(target: zipfile.ZipFile, lines: Path) -> list[_Resource]:
     cdxj.sort(lines)
     heads = [b"!meta 0 " + json.dumps({"format": "cdxj-gzip-1.0", "filename": _INDEX}).encode() + b"\n"]
     with lines.open("rb") as source:
-        blocks = _stored(target, f"indexes/{_INDEX}", _blocks(source, heads))
-    return [blocks, _stored(target, "indexes/index.idx", heads, zipfile.ZIP_DEFLATED)]
+        blocks = _spooled(target, f"indexes/{_INDEX}", _blocks(source, heads), lines.with_name("blocks"))
+    return [blocks, _stored(target, "indexes/index.idx", heads, sum(map(len, heads)), zipfile.ZIP_DEFLATED)]
 
 
 def _blocks(lines: Iterable[bytes], heads: list[bytes]) -> Iterator[bytes]:
@@ -179,9 +207,9 @@ def _describe(target: zipfile.ZipFile, made: Iterable[_Resource], title: str) ->
         "resources": resources,
     }
     text = json.dumps(package, indent=2).encode()
-    described = _stored(target, "datapackage.json", [text], zipfile.ZIP_DEFLATED)
-    digest = {"path": described.path, "hash": described.hash}
-    _stored(target, "datapackage-digest.json", [json.dumps(digest, indent=2).encode()], zipfile.ZIP_DEFLATED)
+    described = _stored(target, "datapackage.json", [text], len(text), zipfile.ZIP_DEFLATED)
+    text = json.dumps({"path": described.path, "hash": described.hash}, indent=2).encode()
+    _stored(target, "datapackage-digest.json", [text], len(text), zipfile.ZIP_DEFLATED)
 
 
 def _name(path: str) -> str:

@@ -25,7 +25,7 @@ from crawler.core.page import Page
 from crawler.core.version import __version__
 from crawler.output.archive import cdxj, gzip_member, records
 from crawler.output.archive.kind import Findings, Kept, Place
-from crawler.output.archive.warc_reader import open_record_body
+from crawler.output.archive.warc_reader import codings_at, open_record_body
 from crawler.output.archive.warc_verify import WarcChecker
 from crawler.output.file_names import part_of, part_prefix, retired_in
 
@@ -51,6 +51,12 @@ class Pair(Struct):
     """By the last ``sync``: takes no more records."""
     file: str = ""
     """The WARC file's final name, with its folder."""
+    told: Mapping[str, str] | None = None
+    """The settings in its last warcinfo's company; None: this process has written none yet."""
+    info_at: int = 0
+    """Where that warcinfo stands."""
+    info: str = ""
+    """Its identifier."""
 
     def __post_init__(self) -> None:
         self.file = _warc_file(self.name)
@@ -97,10 +103,10 @@ class WarcArchive:
         assert not pair.closed, "append between sync and committed"
         self._changed = True
         file, warc = pair.file, pair.warc
-        if not warc.size:
-            self._begin(pair)
+        if pair.told is not self._settings:
+            self._describe(pair)
         offset = warc.size
-        http, common, identifier = records.http_head(page), records.about(page, file), records.record_id(file, offset)
+        http, common, identifier = records.http_head(page), records.about(page, pair.info), records.record_id(file, offset)
         if lease.known is not None and (earlier := self._repeated(lease.known, page)):
             of, of_wall, raw = earlier
             digest = records.sha1_text(raw)
@@ -121,13 +127,21 @@ class WarcArchive:
             warc.append(gzip_member.deflated_whole(data))
         return kept
 
-    def _begin(self, pair: Pair) -> None:
-        """What a file says of itself: by whom and how it was made."""
-        wall, file = time.time(), pair.file
-        pair.warc.append(gzip_member.deflated_whole(records.warcinfo(file, wall, self._info) + records.END))
-        if self._settings:
-            data = records.settings(file, pair.warc.size, wall, self._settings)
-            pair.warc.append(gzip_member.deflated_whole(data + records.END))
+    def describe(self, settings: Mapping[str, str]) -> None:
+        self._settings = settings
+
+    def _describe(self, pair: Pair) -> None:
+        """By whom and how what follows is made: at a file's beginning, where another process goes on with it, perhaps of another
+        version and with other settings, and where those have changed."""
+        settings, told, pair.told = self._settings, pair.told, self._settings
+        if settings == told:
+            return
+        wall, warc, pair.info_at = time.time(), pair.warc, pair.warc.size
+        pair.info = records.record_id(pair.file, pair.info_at)
+        warc.append(gzip_member.deflated_whole(records.warcinfo(pair.file, pair.info, wall, self._info) + records.END))
+        if settings:
+            data = records.settings(records.record_id(pair.file, warc.size), pair.info, wall, settings)
+            warc.append(gzip_member.deflated_whole(data + records.END))
 
     def sync(self) -> dict[str, Mark]:
         pair = self._pair
@@ -151,7 +165,8 @@ class WarcArchive:
 
     def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
         # 1. Forget what is open. The file begun here may be one that no commit knows.
-        ours = self._pair.name if self._pair is not None else None
+        before = self._pair
+        ours = before.name if before is not None else None
         with suppress(StorageError):  # what its descriptors still held lies behind the mark
             self.close()
         for folder in ("warc", "index"):
@@ -168,6 +183,9 @@ class WarcArchive:
         if ours is not None and ours not in names:
             self._open(ours, 0, 0)
             newest = _serial(ours)
+        pair = self._pair
+        if before is not None and pair is not None and pair.name == ours and before.info_at < pair.warc.size:
+            pair.told, pair.info_at, pair.info = before.told, before.info_at, before.info
         self._serial = newest + 1
         return lost
 
@@ -210,7 +228,17 @@ class WarcArchive:
         path = self._root / known.archive.file
         if not is_there(path) or known.archive.file in self._retired:
             return None  # the body must be kept anew
+        if page.status != 304 and not self._is_coded_alike(known.archive, page):
+            return None
         return known.archive, known.archived_at or known.fetched_at, known.digest
+
+    def _is_coded_alike(self, earlier: Ref, page: Page) -> bool:
+        """Whether the same bytes are of the same content codings: they are read by the head of the record that holds them, and
+        where a server has begun, or ceased, to say that they are gzip, they are another page."""
+        try:
+            return ", ".join(codings_at(self._root, earlier)) == (page.coding or "")
+        except StorageError:
+            return False
 
     def _create(self) -> Pair:
         wall = time.time()

@@ -89,16 +89,28 @@ def open_record_body(root: Path, ref: Ref, *, raw: bool = False) -> BinaryIO:
     Of a body whose coding is cut or corrupt (its row says so), what can be decoded."""
     file = open_there(root / ref.file)
     try:
-        record = RecordReader(file, ref.file, ref.offset, ref.offset + ref.length)
-        if record.kind != "response":
-            raise record.broken(f"is a {record.kind}: it holds no body")
-        head, pieces = record.split(record.block())
+        codings, pieces = _response(file, ref)
     except StorageError:
         file.close()
         raise
     if not raw:
-        pieces = _as_far_as_it_goes(decoded(pieces, codings_of(header_values(head, b"content-encoding"))))
+        pieces = _as_far_as_it_goes(decoded(pieces, codings))
     return io.BufferedReader(_Stream(file, pieces))
+
+
+def codings_at(root: Path, ref: Ref) -> tuple[str, ...]:
+    """The codings that the body of the response record at ``ref`` bears. StorageError: there is none."""
+    with open_there(root / ref.file) as file:
+        return _response(file, ref)[0]
+
+
+def _response(file: BinaryIO, ref: Ref) -> tuple[tuple[str, ...], Iterator[bytes]]:
+    """(content codings, body in pieces) of the response record at ``ref``."""
+    record = RecordReader(file, ref.file, ref.offset, ref.offset + ref.length)
+    if record.kind != "response":
+        raise record.broken(f"is a {record.kind}: it holds no body")
+    head, pieces = record.split(record.block())
+    return codings_of(header_values(head, b"content-encoding")), pieces
 
 
 def header_values(head: bytes, name: bytes) -> list[str]:

@@ -160,10 +160,10 @@ class _File:
                 self._findings.fault(f"{self.name}: no row names the record at {at}")
 
     def _read(self) -> Checked | None:
-        """The next record, as ``_checked`` says; None if it is damaged."""
+        """The next record, as ``checked_at`` says; None if it is damaged."""
         assert self._file is not None
         try:
-            checked = _checked(self._file, self.name, self._offset, self._end)
+            checked = checked_at(self._file, self.name, self._offset, self._end)
         except StorageError as error:
             self._findings.fault(str(error))
             self.is_whole, self._is_lost = False, True
@@ -188,7 +188,7 @@ class Checked(NamedTuple):
     place: cdxj.Pointer
 
 
-def _checked(file: BinaryIO, name: str, offset: int, end: int) -> Checked:
+def checked_at(file: BinaryIO, name: str, offset: int, end: int) -> Checked:
     """The record at ``offset``. StorageError: it is damaged."""
     record = RecordReader(file, name, offset, end)
     block = hashlib.sha1(usedforsecurity=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import brotli
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.sins_coding import checked_zstd, raw_deflate
 
@@ -223,6 +223,19 @@ def test_bounds_that_are_just_met_are_met() -> None:
 )
 def test_codings_of_a_header(values: list[str], codings: tuple[str, ...]) -> None:
     assert codings_of(values) == codings
+
+
+@given(
+    value=st.lists(st.sampled_from([b"gzip", b"br", b",", b" ", b"\xa0", b"\xc2\xa0", b"\x85", b"\xc2\x85", b"\x0b"])).map(
+        b"".join
+    )
+)
+@example(b"gzip\xa0")
+@example(b"gzip\xc2\xa0")
+def test_a_body_is_read_back_as_it_was_read(value: bytes) -> None:
+    """Where bytes are white space as UTF-8, as the fetcher has them, and not as latin-1, as a record's reader has them, or the
+    other way, an ``ok`` page came back empty or still encoded."""
+    assert codings_of([value.decode("utf-8", "surrogateescape")]) == codings_of([value.decode("latin-1")])
 
 
 def test_every_step_of_a_stack_is_a_turn_for_others() -> None:

@@ -65,6 +65,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Frontier._paused_at": ("fixed", FIXED),
     "WarcArchive._info": ("fixed", FIXED),
     "WarcArchive._settings": ("settings", FIXED),
+    "Pair.told": ("settings", FIXED),
     "WarcArchive._retired": ("files about to be deleted", FIXED),
     "Retention._folders": ("fixed", 3),
     # frontier

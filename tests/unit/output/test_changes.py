@@ -8,6 +8,7 @@ from crawler.core.model import Done, Dropped
 from crawler.policy.intervals import Intervals
 
 URL = "http://a.example.org/"
+HEAD = b"HEAD / HTTP/1.1\r\nHost: a.example.org\r\n\r\n"
 
 
 def ends(crawl: Crawl, name: str) -> Done | Dropped:
@@ -18,6 +19,10 @@ def ends(crawl: Crawl, name: str) -> Done | Dropped:
         return Done(crawl.page(URL, b"moved", status=302, headers=headers), "redirect")
     if name == "cut":
         return Done(crawl.page(URL, b"o"), "truncated", "content_length")
+    if name.startswith("head"):
+        status = int(name[4:] or 200)
+        headers = ((b"ETag", b'"head"'),)
+        return Done(crawl.page(URL, b"", status=status, headers=headers, request=HEAD), "ok" if status == 200 else "http_error")
     status = int(name) if name.isdigit() else 200
     outcome = "ok" if status in (200, 304) else "http_error"
     return Done(crawl.page(URL, b"" if status == 304 else name.encode(), status=status, headers=((b"ETag", b'"x"'),)), outcome)
@@ -41,6 +46,12 @@ def ends(crawl: Crawl, name: str) -> Done | Dropped:
         ("one cut 503 one cut 404", "new - - unchanged - gone"),
         ("to-a cut to-a", "new - unchanged"),
         ("404 cut cut one", "- new unchanged changed"),
+        ("one head one head head two", "new - unchanged - - changed"),
+        ("one head 304 503 head one", "new - unchanged - - unchanged"),
+        ("one head503 head one head404 head", "new - - unchanged gone new"),
+        ("one head cut head one", "new - - - unchanged"),
+        ("head head 503 head404", "new - - gone"),
+        ("to-a head to-a", "new - unchanged"),
     ],
 )
 def test_a_visit_is_compared_with_the_last_one_that_could_tell(tmp_path, kind, visits, changes):
@@ -64,6 +75,20 @@ def test_only_what_is_whole_may_be_confirmed_by_the_server(tmp_path):
         url = f"{URL}{n}"
         page = crawl.page(url, headers=((b"ETag", b'"x"'),))
         assert visit(crawl, seed(url, n), Done(page, outcome))[0].etag == etag
+
+
+@pytest.mark.parametrize("kind", ["warc", "files"])
+def test_asked_by_head_a_page_is_no_other_and_what_was_kept_of_it_is_there(tmp_path, kind):
+    crawl = Crawl(tmp_path, kind)
+    first, _ = visit(crawl, seed(URL, 1), ends(crawl, "one"))
+    for name in ("head", "timeout", "head"):
+        crawl.store.revive(frozenset({"ok", "timeout"}))
+        [lease] = crawl.claim()
+        crawl.commit([Settled(lease, ends(crawl, name))])
+    [known] = crawl.known
+    assert (known.outcome, known.archive, known.archived_at) == ("ok", first.archive, first.fetched_at)
+    assert (known.digest, known.etag) == (first.digest, '"x"'), "it may be asked for again by its own validators"
+    assert [row["sha256"] == crawl.rows()[0]["sha256"] for row in crawl.rows()] == [True, False, False, False]
 
 
 def test_what_never_changes_is_visited_less_often_and_what_does_more_often():

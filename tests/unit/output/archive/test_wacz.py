@@ -78,6 +78,28 @@ def test_an_index_that_is_damaged_is_told(tmp_path: Path) -> None:
     assert not (tmp_path / "x.wacz").exists()
 
 
+@pytest.mark.parametrize("limit", [None, 100])
+def test_files_begin_where_players_look_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None) -> None:
+    """ReplayWeb.page (ziprangereader.ts of wabac): behind its name, unless the directory has extra fields of it. It could open no
+    WACZ file of ours."""
+    if limit is not None:
+        monkeypatch.setattr(zipfile, "ZIP64_LIMIT", limit)
+    ledger = Ledger(tmp_path)
+    ledger.append(page_of(tmp_path))
+    ledger.commit()
+    pages = [b'{"format": "json-pages-1.0"}\n']
+    assert write_wacz(tmp_path, ledger.marks, pages, tmp_path / "x.wacz", title="x", is_retired=kept_always) == 1
+    data, read = (tmp_path / "x.wacz").read_bytes(), {}
+    with zipfile.ZipFile(tmp_path / "x.wacz") as wacz:
+        for info in wacz.infolist():
+            begin = info.header_offset + 30 + len(info.filename)
+            begin += int.from_bytes(data[info.header_offset + 28 :][:2], "little") if info.extra else 0
+            body = data[begin : begin + info.compress_size]
+            read[info.filename] = zlib.decompress(body, -15) if info.compress_type == zipfile.ZIP_DEFLATED else body
+            assert read[info.filename] == wacz.read(info), info.filename
+    assert len(read) == 6 and read["pages/pages.jsonl"] == pages[0]
+
+
 def test_a_clock_that_begins_in_1970_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(gmtime=lambda: time.gmtime(7), strftime=time.strftime)
     monkeypatch.setattr("crawler.output.archive.wacz.time", clock)

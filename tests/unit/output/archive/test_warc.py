@@ -27,7 +27,7 @@ from crawler.core.errors import StorageError
 from crawler.core.model import Mark
 from crawler.output.archive import cdxj, open_body
 from crawler.output.archive.records import sha1_text
-from crawler.output.archive.warc_verify import _checked
+from crawler.output.archive.warc_verify import checked_at
 
 
 @pytest.fixture
@@ -114,6 +114,50 @@ def test_a_page_is_a_response_and_its_request_behind_a_warcinfo(ledger):
     assert len(fast_records_of(ledger)) == 3
 
 
+def test_a_file_says_anew_how_what_follows_was_made(ledger):
+    """Where another process goes on with it, and where settings have changed; not behind a batch that failed."""
+
+    def keep(path: str) -> None:
+        ledger.append(page_of(ledger.root, url=f"http://www.example.org/{path}"))
+        ledger.commit()
+
+    def told() -> dict[str, bytes]:
+        found, info, settings = {}, {}, {}
+        for fields, _, payload in records_of(ledger):
+            if fields["WARC-Type"] == "warcinfo":
+                info[fields["WARC-Record-ID"]] = settings[fields["WARC-Record-ID"]] = payload
+            elif fields["WARC-Type"] == "metadata":
+                assert fields["WARC-Concurrent-To"] == fields["WARC-Warcinfo-ID"] == list(info)[-1], "it stands beside it"
+                settings[fields["WARC-Warcinfo-ID"]] = payload
+            elif fields["WARC-Type"] == "response":
+                assert fields["WARC-Warcinfo-ID"] == list(info)[-1]
+                found[fields["WARC-Target-URI"][-1]] = settings[fields["WARC-Warcinfo-ID"]]
+        assert len(info) == infos
+        return found
+
+    infos = 1
+    keep("a")
+    ledger.append(page_of(ledger.root))
+    ledger.archive.rewind(ledger.marks)
+    keep("b")
+    assert told()["a"] == told()["b"]
+    ledger.reopen()
+    infos = 2
+    keep("c")
+    ledger.archive.describe({"max_body": '"1MiB"'})
+    infos = 3
+    keep("d")
+    ledger.archive.describe({"max_body": '"1MiB"'})
+    keep("e")
+    assert b"operator: tests\r\n" in told()["c"] and told()["d"] == told()["e"] == b'max_body: "1MiB"\r\n'
+    ledger.archive.describe({})
+    ledger.append(page_of(ledger.root))
+    ledger.archive.rewind(ledger.marks)
+    infos = 4
+    keep("f")
+    assert b"operator: tests\r\n" in told()["f"], "what was cut off with the batch is said again"
+
+
 @given(digest=st.binary(min_size=20, max_size=20))
 def test_digests_are_written_in_base32(digest):
     assert sha1_text(digest) == "sha1:" + base64.b32encode(digest).decode()
@@ -181,6 +225,7 @@ def test_of_a_cut_coding_the_part_that_can_be_decoded_is_read(ledger):
 def test_an_unchanged_body_is_a_revisit_of_the_first_record(ledger):
     first = page_of(ledger.root, b"same")
     kept = ledger.append(first)
+    ledger.commit()
     known = known_of(first, kept)
     for days in (1, 2):
         again = page_of(ledger.root, b"same", fetched_at=WALL + 86400 * days)
@@ -234,6 +279,23 @@ def test_no_revisit_of_what_is_gone_cut_empty_or_different(ledger):
         assert ledger.append(page, known).body != known.archive
     empty = page_of(ledger.root, b"")
     assert ledger.append(empty, known_of(empty, ledger.append(empty))).body != known.archive
+
+
+@pytest.mark.parametrize("coded_first", [True, False])
+def test_no_revisit_of_the_same_bytes_that_were_of_another_coding(ledger, coded_first):
+    """A server that ceases, or begins, to say that a body is gzip sends another page in the same bytes."""
+    packed = gzip.compress(b"<p>text")
+    plain = page_of(ledger.root, packed, sniffed="application/gzip")
+    coded = page_of(ledger.root, packed, headers=((b"Content-Encoding", b"gzip"),), coding="gzip")
+    first, again = (coded, plain) if coded_first else (plain, coded)
+    known = known_of(first, ledger.append(first))
+    ledger.commit()
+    kept = ledger.append(again, known)
+    same = ledger.append(first, known)
+    ledger.commit()
+    assert same.body == known.archive != kept.body
+    with open_body(ledger.root, kept.body) as body:
+        assert body.read() == (packed if coded_first else b"<p>text")
 
 
 def test_no_revisit_of_what_is_about_to_be_deleted(ledger):
@@ -291,7 +353,7 @@ def test_the_index_is_what_cdxj_indexer_makes(ledger):
     for line in ours:
         name, place = cdxj.read_line(line if isinstance(line, bytes) else line.encode())
         with (ledger.root / "warc" / name).open("rb") as file:
-            checked = _checked(file, name, place.offset, place.offset + place.length)
+            checked = checked_at(file, name, place.offset, place.offset + place.length)
             assert checked.place == place, "as verify compares them"
 
 
