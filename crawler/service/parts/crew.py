@@ -21,6 +21,7 @@ from crawler.crawl.metrics import Metrics, Readings
 from crawler.crawl.planning import memory_limit_of
 from crawler.crawl.status import Left, Rates, left
 from crawler.resources import cgroup
+from crawler.resources.descriptors import open_and_limit
 from crawler.service.health import STUCK_S, History
 from crawler.service.parts.channel import Channel, Gone
 from crawler.service.parts.merged import all_readings, put_counted, whole
@@ -114,13 +115,18 @@ class Crew:
 
     def readings(self) -> Readings:
         of_parts = sum(part.look.readings.memory_rss for part in self._parts)
+        parts = [part.readings() for part in self._parts]
+        own_open, limit = open_and_limit()
         return all_readings(
-            [part.readings() for part in self._parts],
+            parts,
             memory_limit=self._memory_limit,
             memory_rss=of_parts + self._own_bytes,
             last_reload_successful=self.last_reload_successful(),
             processes=sum(part.is_open for part in self._parts),
             process_restarts=sum(part.restarts for part in self._parts),
+            descriptors_open=max(own_open, *(part.descriptors_open for part in parts)),
+            descriptors_limit=limit,
+            cpu_seconds=time.process_time() + sum(part.cpu_seconds for part in parts),
         )
 
     async def pause(self) -> None:

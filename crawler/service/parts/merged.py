@@ -100,6 +100,8 @@ def all_readings(parts: Sequence[Readings], **own: object) -> Readings:
         "upload_oldest": max(one.upload_oldest for one in parts),
         "last_reload_successful": all(one.last_reload_successful for one in parts),
         "exchange_lag": max(one.exchange_lag for one in parts),
+        "descriptors_open": max(one.descriptors_open for one in parts),
+        "descriptors_limit": parts[0].descriptors_limit,
         "cluster": together([one.cluster for one in parts if one.cluster is not None]),
     }
     return added(parts, **(told | own))
@@ -113,6 +115,7 @@ _SINCE_START: Final = (
     "uploaded_files",
     "uploaded_bytes",
     "upload_failures",
+    "cpu_seconds",
 )
 _SINCE_JOINED: Final = ("slots_lost", "takeovers", "loads", "load_seconds")
 
