@@ -165,6 +165,11 @@ class Crew:
             raise Gone
         return await channel.ask(name, *arguments)
 
+    def is_over(self, number: int) -> bool:
+        """Whether the process of a part has ended, and none is begun again."""
+        part = self._parts[number]
+        return part.has_ended or (self.is_draining and part.channel is None)
+
     def life(self, number: int) -> int:
         """How many processes of a part have died: another value, another process."""
         return self._parts[number].restarts
