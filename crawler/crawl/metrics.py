@@ -207,7 +207,7 @@ class Metrics:
         self._known, self._settled = known, settled
 
     def committed(self, seconds: float, known: int, settled: int) -> None:
-        """A commit went through in this time; the store's totals after it."""
+        """A commit went through in this time; the store's totals after it, what was removed since among the known."""
         self.commit_seconds.observe(seconds)
         self.events["admitted"] += max(0, known - self._known)
         self.events["settled"] += max(0, settled - self._settled)

@@ -285,6 +285,8 @@ async def test_settled_urls_are_due_again_or_forgotten(tmp_path, site):
         assert (await d.ask("GET", "/v1/urls", params={"url": found[0]}))[1]["state"] == "unknown"
         await d.ask("POST", "/v1/seeds", data=found[0].encode())
         await d.until(done=2, known=2)
+        events = d.crawl.metrics.events
+        assert (events["admitted"], events["settled"]) == (6, 7), "what was removed and is new again counts once more"
 
 
 async def test_a_list_of_outcomes_that_is_empty_does_not_mean_all(tmp_path, site):
