@@ -15,13 +15,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
 from crawler.config.sections import Config
-from crawler.core.errors import RemoteError, lack_of
+from crawler.core.errors import RemoteError, StorageError, lack_of
 from crawler.core.snapshot import CrawlState, Snapshot
 from crawler.crawl.metrics import Metrics, Readings
 from crawler.crawl.planning import memory_limit_of
 from crawler.crawl.status import Left, Rates, left
 from crawler.resources import cgroup
 from crawler.resources.descriptors import open_and_limit
+from crawler.resources.disk import FULL
 from crawler.service.health import STUCK_S, History
 from crawler.service.parts.channel import Channel, Gone
 from crawler.service.parts.merged import all_readings, put_counted, whole
@@ -99,10 +100,11 @@ class Crew:
         """Returns when a drain has begun."""
         await self._drain.wait()
 
-    def may_open_anew(self, error: Exception) -> bool:
-        """Whether it was ended by a database that went away before all parts were open. Not where the first may have begun to
-        read standard input: the rest of it would be taken for all."""
-        is_away = isinstance(error, RemoteError) and not self.opened.is_set() and self.stopped_by is None
+    def may_open_anew(self, error: Exception, *, or_full: bool = False) -> bool:
+        """Whether it was ended by a database that went away, or by a full disk, before all parts were open. Not where the first
+        may have begun to read standard input: the rest of it would be taken for all."""
+        is_full = or_full and isinstance(error, StorageError) and error.errno in FULL
+        is_away = (is_full or isinstance(error, RemoteError)) and not self.opened.is_set() and self.stopped_by is None
         return is_away and not ("-" in self.config.input and self._parts[0].was_open)
 
     def kill(self) -> None:

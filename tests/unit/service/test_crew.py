@@ -44,7 +44,9 @@ async def test_what_was_read_of_standard_input_is_not_read_by_a_crawl_that_is_op
     crew = Crew(config, 2, SimpleNamespace(), lambda part: config, SimpleNamespace())
     crew._parts[0].was_open = first_was_open
     assert crew.may_open_anew(RemoteError("it is away")) is may
-    assert not crew.may_open_anew(StorageError("the disk is full"))
+    full = StorageError("the disk is full", errno=errno.ENOSPC)
+    assert (crew.may_open_anew(full), crew.may_open_anew(full, or_full=True)) == (False, may)
+    assert not crew.may_open_anew(StorageError("the store is damaged", final=True), or_full=True)
     crew.opened.set()
     assert not crew.may_open_anew(RemoteError("it is away")), "what it was at while it ran is in its report"
 
