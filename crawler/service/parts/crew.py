@@ -121,6 +121,7 @@ class Crew:
         own_open, limit = open_and_limit()
         return all_readings(
             parts,
+            state=self.stats().state,
             memory_limit=self._memory_limit,
             memory_rss=of_parts + self._own_bytes,
             last_reload_successful=self.last_reload_successful(),

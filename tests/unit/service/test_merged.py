@@ -67,6 +67,9 @@ def test_a_whole_crawl_is_what_its_parts_are() -> None:
     assert (told.longest_host, told.store_trouble) == (host, "no room")
     assert told.failing_hosts == (("b.test", 3), ("a.test", 2))
     assert whole([]).state == "opening" and whole([one], "draining").state == "draining"
+    idle, cut_off = replace(one, waits_for="frontier"), replace(one, state="offline", waits_for="network")
+    assert whole([idle, cut_off]).state == "offline" and whole([one, cut_off, idle]).state == "running"
+    assert whole([idle, idle]).state == whole([replace(idle, in_flight=1), cut_off]).state == "running"
 
 
 def test_readings_of_a_whole_crawl() -> None:
@@ -87,13 +90,13 @@ def test_readings_of_a_whole_crawl() -> None:
         urls={"done": 1, "waiting": 4}, accounts={"bench": Use(3, 4, 5)}, commit_age=0.1, disk_free=5, cluster=Gauges(held=1)
     )
     two = replace(two, descriptors_open=9, cpu_seconds=0.5)
-    told = all_readings([one, two], processes=2)
+    told = all_readings([one, two], "running", processes=2)
     assert (told.state, told.urls, told.accounts) == ("running", {"done": 3, "waiting": 4}, {"bench": Use(4, 6, 8)})
     assert (told.memory_state, told.commit_age, told.disk_free) == ("high", 0.5, 5)
     assert (told.upload_oldest, told.exchange_lag, told.processes, told.last_reload_successful) == (3.0, 9, 2, True)
     assert (told.descriptors_open, told.cpu_seconds) == (9, 2.0)
     assert told.cluster == Gauges(held=3, lease_left_s=0.0)
-    assert all_readings([], processes=3).processes == 3
+    assert all_readings([], "opening", processes=3).processes == 3
 
 
 def test_what_is_counted_does_not_become_less_when_a_part_is_begun_again() -> None:
