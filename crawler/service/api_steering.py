@@ -22,7 +22,7 @@ from crawler.crawl.recrawl import TooManyOrders, checked
 from crawler.frontier.progress import LIST, TAG
 from crawler.frontier.recrawl import ORDERS_MAX
 from crawler.frontier.selection import Selection
-from crawler.service.api_errors import Problem, body_of
+from crawler.service.api_errors import Problem, body_of, host_named
 from crawler.service.steered import Steered
 
 logger: Final = logging.getLogger(__name__)
@@ -138,10 +138,7 @@ class Steering:
             raise Problem(400, "url and host must be text")
         try:
             canonical = parse(url, None, self._rules).href if url is not None else None
-            if host is not None:
-                if not set(host).isdisjoint("/\\?#@"):  # a URL, or more than a host: another one would be meant
-                    raise ValueError(host)
-                host = parse(f"http://{host}/", None, self._rules).host
+            host = host_named(host) if host is not None else None
         except (FetchError, ValueError) as error:
             raise Problem(400, f"not a URL, or a host: {error}") from None
         return Selection(canonical, host, frozenset(outcomes), tag)

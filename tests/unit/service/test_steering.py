@@ -339,6 +339,7 @@ async def test_results_by_what_they_are(tmp_path, site):
             ("status=200,404&list=two", 1),
             ("tag=7", 1),
             (f"host=127.0.0.1:{site.ports['http']}", 60),
+            (f"host=%31%32%37.%EF%BC%91:{site.ports['http']}", 60),  # the same in other letters: a URL would be written so, too
             ("host=127.0.0.1", 0),
             ("kind=robots", 0),
             ("kind=seed&tag=t", 61),
@@ -346,7 +347,7 @@ async def test_results_by_what_they_are(tmp_path, site):
             async with d.session.get(f"/v1/results?{query}") as answer:
                 assert answer.status == 200 and answer.headers["Next-Cursor"] != "0-0"
                 assert len((await answer.read()).splitlines()) == count, query
-        for query in ("outcome=okay", "kind=page", "status=5xx", "outcom=ok", "outcome="):
+        for query in ("outcome=okay", "kind=page", "status=5xx", "outcom=ok", "outcome=", "host=http://a.test/"):
             assert (await d.ask("GET", f"/v1/results?{query}"))[0] == 400, query
 
 
