@@ -30,11 +30,12 @@ async def test_lines_that_the_parent_does_not_take_in_time_are_counted_and_told_
 
     async def take(lines: int) -> list[list[object]]:
         found: list[list[object]] = []
-        while len(found) < lines:
-            while len(received) < 4 or len(received) < 4 + (size := int.from_bytes(received[:4], "little")):
-                received.extend(await loop.sock_recv(theirs, 1 << 20))
-            found.append(msgspec.msgpack.decode(received[4 : 4 + size])[3])
-            del received[: 4 + size]
+        async with asyncio.timeout(30):
+            while len(found) < lines:
+                while len(received) < 4 or len(received) < 4 + (size := int.from_bytes(received[:4], "little")):
+                    received.extend(await loop.sock_recv(theirs, 1 << 20))
+                found.append(msgspec.msgpack.decode(received[4 : 4 + size])[3])
+                del received[: 4 + size]
         return found
 
     assert {line[2] for line in await take(sent)} == {"x" * 10_000}
