@@ -67,7 +67,8 @@ class Steering:
         if not expressions and not hosts:
             raise Problem(400, "exclude what? give exclude, regular expressions, or block, hosts")
         now = self._excluded()
-        if not undo and max(len(expressions) + len(now["exclude"]), len(hosts) + len(now["blocked"])) > EXCLUSIONS_MAX:
+        together = {*expressions, *now["exclude"]}, {*hosts, *now["blocked"]}
+        if not undo and max(map(len, together)) > EXCLUSIONS_MAX:
             raise Problem(400, f"at most {EXCLUSIONS_MAX} expressions and as many hosts: one expression may match many URLs")
         try:
             return json_response(await self._exclude(expressions, hosts, undo=undo))
