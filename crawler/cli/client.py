@@ -32,7 +32,7 @@ WITHOUT_DAEMON: Final = {
 """What may have been meant by a command that was given no directory, where there is no daemon."""
 TIMEOUT_S: Final = 90.0
 """Longer than the daemon waits for a client, so that its response says what was wrong."""
-ASK_TIMEOUT_S: Final = 30.0
+ASK_TIMEOUT_S: Final = 40.0
 """For what is asked in one small request: longer than the daemon waits for its store."""
 NO_ROOM_NAMES: Final = frozenset(errorcode[number] for number in NO_ROOM)
 """What the daemon says of a disk that takes no more."""

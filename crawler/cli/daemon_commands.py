@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from argparse import SUPPRESS, Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn
@@ -23,7 +23,7 @@ from crawler.core.text import printable
 
 if TYPE_CHECKING:
     from crawler.config.sections import Config
-    from crawler.service import Signals
+    from crawler.service import Report, Signals
 
 WATCH_EVERY_S: Final = 2.0
 NEEDS_DATA: Final = {
@@ -59,6 +59,7 @@ def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
     from crawler.cli.log import log_of_daemon
 
     import_aiohttp()
+    ports: list[int] = []
 
     def crawl() -> int:
         parts, why = processes_of(config, "serve")
@@ -68,12 +69,15 @@ def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
             if why:
                 logger.info("%s", why)
 
-            report = in_a_loop(lambda: served(load=read, on_change=lambda new: log.change(new.log_level), signals=signals))
+            def daemon() -> Coroutine[Any, Any, Report]:
+                return served(load=read, on_ready=ports.append, on_change=lambda new: log.change(new.log_level), signals=signals)
+
+            report = in_a_loop(daemon)
         if log.is_stuck:
             os._exit(report.exit_code)
         return report.exit_code
 
-    return once_open(config, "serve", signals, crawl, Exit.OK)
+    return once_open(config, "serve", signals, crawl, Exit.OK, lambda: bool(ports))
 
 
 @refusable

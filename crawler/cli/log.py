@@ -18,6 +18,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from copy import copy
 from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener, WatchedFileHandler
@@ -85,7 +86,8 @@ class Log(QueueListener):
             thread.join(CLOSE_S)
             self.is_stuck = thread.is_alive()
             if not self.is_stuck:
-                self._sink.close()
+                with suppress(OSError):  # what a full disk has not taken is lost: no exit code says less for it
+                    self._sink.close()
 
     def handle(self, record: logging.LogRecord) -> None:
         before = self._unwritten

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from crawler.config.sections import Config
     from crawler.service import Report, Signals
+    from crawler.service.opening_wait import Awaited
 
 GC_OBJECTS: Final = 20_000
 """New containers between two looks for cycles: 2,000 took 3 % of a list's time and 5 % of a crawl's, this takes 0.3. What visits
@@ -29,6 +30,10 @@ leave behind holds no cycles: the memory in these would have no other bound."""
 
 DESCRIPTORS_MIN: Final = 16
 """An event loop takes half of them on its way. The smallest crawl there is would do with one or two fewer."""
+
+DISK_AGAIN_S: Final = 1.0
+"""Until a crawl is opened again whose disk was full; each time twice as long, but not longer than DISK_AGAIN_S_MAX."""
+DISK_AGAIN_S_MAX: Final = 15.0
 
 Command = Literal["run", "serve"]
 Crawling = Callable[..., Coroutine[Any, Any, "Report"]]
@@ -74,26 +79,49 @@ def _urls_read(root: Path) -> int:
     return int(apart(read, f"{root}: the crawl in it could not be read"))
 
 
-def once_open(config: Config, command: Command, signals: Signals | None, crawl: Callable[[], int], stopped: Exit) -> int:
+def once_open(
+    config: Config,
+    command: Command,
+    signals: Signals | None,
+    crawl: Callable[[], int],
+    stopped: Exit,
+    is_open: Callable[[], bool] = lambda: False,
+) -> int:
     """What ``crawl`` gives, or ``stopped``. A node that has been in its crawl waits for a database that is away, or goes away
     while the crawl is being opened, until a signal ends that: what was begun is closed then, and opened anew. ``run`` gives up
-    ``disk_wait`` after it first was away."""
+    ``disk_wait`` after it first was away. Likewise a daemon that goes on with a crawl waits for a disk that is full: ``is_open``
+    says that it has opened it."""
     why = _why_away(config) if signals is not None else None
+    what: Awaited = "database"
     since: float | None = None
+    disk_s = DISK_AGAIN_S
     while True:
         if signals is not None and why is not None:
             since = time.monotonic() if since is None else since
-            if _waited_in_vain(config, command, signals, why):
+            if _waited_in_vain(config, command, signals, what, why, disk_s):
                 return stopped
+            disk_s = min(2 * disk_s, DISK_AGAIN_S_MAX) if what == "disk" else disk_s
         try:
             return crawl()
-        except RemoteError as error:
+        except StorageError as error:
             is_given_up = command == "run" and since is not None and time.monotonic() - since > config.disk_wait
-            if signals is None or is_given_up or not _may_wait(config):
+            awaited = _awaited(config, command, error, is_open=is_open())
+            if signals is None or is_given_up or awaited is None:
                 raise
-            why = str(error)
+            what, why = awaited, str(error)
         gc.unfreeze()
         gc.collect()  # what is left of it has been told to stay (settle_memory), and would, of each time it is opened
+
+
+def _awaited(config: Config, command: Command, error: StorageError, *, is_open: bool) -> Awaited | None:
+    """What would cure it, and comes back by itself; None if nothing does."""
+    from crawler.output import is_crawl
+    from crawler.resources.disk import FULL
+
+    if isinstance(error, RemoteError):
+        return "database" if _may_wait(config) else None
+    is_full = command == "serve" and error.errno in FULL and not is_open
+    return "disk" if is_full and not config.fresh and is_crawl(Path(config.output or "")) else None
 
 
 def _may_wait(config: Config) -> bool:
@@ -112,16 +140,23 @@ def _why_away(config: Config) -> str | None:
     return why_away(config)
 
 
-def _waited_in_vain(config: Config, command: Command, signals: Signals, why: str) -> bool:
-    """Wait for a database that is away, or was just now, which ``why`` tells: whether a signal has ended that."""
+def _waited_in_vain(config: Config, command: Command, signals: Signals, what: Awaited, why: str, disk_s: float) -> bool:
+    """Wait for a database that is away, or was just now, which ``why`` tells, or for ``disk_s`` where the disk was full: whether
+    a signal has ended that."""
     from crawler.cli.log import log_of_daemon, log_of_run
     from crawler.crawl.membership import why_away
-    from crawler.service.database_wait import wait_for_database
+    from crawler.service.opening_wait import wait_for
 
     log = log_of_daemon(config) if command == "serve" else log_of_run(config, partial(print, file=sys.stderr))
-    away = partial(why_away, config)
+    until = time.monotonic() + disk_s
+
+    def away() -> str | None:
+        if what == "disk":  # a quota says nothing of itself: the opening tells whether there is room
+            return why if time.monotonic() < until else None
+        return why_away(config)
+
     with log, _running() as runner:
-        return runner.run(wait_for_database(config, why, away, signals, endless=command == "serve")) is not None
+        return runner.run(wait_for(what, config, why, away, signals, endless=command == "serve")) is not None
 
 
 @contextlib.contextmanager

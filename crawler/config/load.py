@@ -293,6 +293,8 @@ def warnings(config: Config) -> list[str]:
         said.append("this crawl leaves its seeds' hosts: set --contact, so that webmasters can reach you")
     if config.method == "HEAD" and (config.depth or config.requisites):
         said.append("with --method HEAD no page has a body: links (depth) and what pages need (requisites) are not found")
+    if "" in config.exclude:
+        said.append("exclude has an empty expression, which matches every URL: no link that is found will be followed")
     if config.recrawl_every and config.recrawl_min > config.recrawl_max:
         said.append("recrawl_min is longer than recrawl_max: no interval is longer than recrawl_max")
     place = urlsplit(config.store_url or "")

@@ -205,7 +205,7 @@ class Crawl:
         if self.pump.member is not None:
             gauges = self.pump.member.look()
             self.metrics.links_sent, self.metrics.links_received = gauges.links_sent, gauges.links_received
-        self.metrics.committed(seconds, own.known, own.settled)
+        self.metrics.committed(seconds, own.known + self.store.removed, own.settled)
 
     async def _stop_in(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -139,6 +139,10 @@ def _read(r: Readings, rules: Iterable[str] = ()) -> Iterator[Metric]:
     yield _gauge("crawler_disk_free_bytes", "Free on the fullest disk of the crawl's directory.", r.disk_free)
     errors = {**dict.fromkeys(ERRNOS, 0), **r.storage_errors}
     yield _counters("crawler_storage_errors_total", "This machine's own trouble, by errno.", "errno", errors)
+    yield _gauge("crawler_descriptors_open", "File descriptors of the process that has most.", r.descriptors_open)
+    yield _gauge("crawler_descriptors_limit", "How many it may have.", r.descriptors_limit)
+    cpu = "CPU time of the processes that crawl, parsers not among them."
+    yield CounterMetricFamily("crawler_cpu_seconds_total", cpu, r.cpu_seconds)
     yield _gauge("crawler_processes", "Processes that crawl.", r.processes)
     yield CounterMetricFamily("crawler_process_restarts_total", "Processes begun again after they died.", r.process_restarts)
     yield _gauge("crawler_exchange_lag_bytes", "How far the slowest process is behind with what others sent.", r.exchange_lag)

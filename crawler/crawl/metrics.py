@@ -110,6 +110,11 @@ class Readings(Struct, frozen=True, kw_only=True):
     process_restarts: int = 0
     exchange_lag: int = 0
     """Bytes that the slowest process is behind with what another has sent it."""
+    descriptors_open: int = 0
+    """Of the process that has most, and what it may have."""
+    descriptors_limit: int = 0
+    cpu_seconds: float = 0.0
+    """Of the processes that crawl, since the start."""
     cluster: Gauges | None = None
     """Of a node of a cluster; None: it is none."""
 
@@ -202,7 +207,7 @@ class Metrics:
         self._known, self._settled = known, settled
 
     def committed(self, seconds: float, known: int, settled: int) -> None:
-        """A commit went through in this time; the store's totals after it."""
+        """A commit went through in this time; the store's totals after it, what was removed since among the known."""
         self.commit_seconds.observe(seconds)
         self.events["admitted"] += max(0, known - self._known)
         self.events["settled"] += max(0, settled - self._settled)

@@ -157,7 +157,7 @@ def _intake(files: Files, clock: Clock) -> Intake | None:
 def _crawl(basis: _Basis, pump: Pump, fetcher: Fetcher, parser: ParserPool | None) -> Crawl:
     """All that is open, put together."""
     config, part, files, clock = basis.config, basis.part, basis.files, basis.clock
-    metrics, url_rules = _metrics(pump), config.url_rules()
+    metrics, url_rules = _metrics(files.store), config.url_rules()
     recrawler = Recrawler(config, files.store, pump, clock, counts_all=part is None or not part.is_divided_anew)
     marking = asyncio.Lock()
     resources = _resources(basis, pump, fetcher, parser)
@@ -217,9 +217,9 @@ def _is_by_domain(config: Config, part: CrawlPart | None) -> bool:
     return part is not None and part.share.group_of is not None
 
 
-def _metrics(pump: Pump) -> Metrics:
-    metrics = Metrics(version=__version__, rules=RULES)
-    metrics.opened(pump.frontier.counts.known, pump.frontier.counts.settled)
+def _metrics(store: Store) -> Metrics:
+    metrics, own = Metrics(version=__version__, rules=RULES), store.own_counts()
+    metrics.opened(own.known, own.settled)
     return metrics
 
 

@@ -51,6 +51,7 @@ class MemoryStore:
         self._longest = Longest()
         self._progress = Tallies()
         self._now = self._wall = 0.0
+        self.removed = 0
         self._secret = secrets.randbits(64) if share is None else share.secret
         self._keys_by = Keys(self._secret, share.group_of if share is not None else None)
         self._queues = Queues()
@@ -241,6 +242,7 @@ class MemoryStore:
             self._progress.undo(page, forgotten=True)
             self._tally.known -= page.link.kind not in NOT_PAGES
             del self._pages[key], self._depths[key]
+            self.removed += page.link.kind not in NOT_PAGES
         self._counts = self._tally.freeze()
         return Step(len(pages), frozenset(page.link.host for page in pages))
 

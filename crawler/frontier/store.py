@@ -82,6 +82,9 @@ class Counts(Struct, frozen=True, gc=False):
 class Store(Protocol):
     """See the module. Every method may raise StorageError; after that only ``rewind`` and ``close`` may be called."""
 
+    removed: int
+    """Pages that were forgotten since it was made: so many fewer are known."""
+
     def prepare(self, batch: Batch) -> Prepared:
         """Decide what is new. Writes nothing. ValueError: a lease is not claimed."""
 

@@ -19,6 +19,7 @@ from aiohttp import hdrs, web
 
 from crawler.config.types import split_host_port
 from crawler.core.errors import ConfigError, StorageError, lack_of
+from crawler.core.urls import parse
 from crawler.service import session
 from crawler.service.listener import PROBLEM, Handler, problem_details
 
@@ -86,6 +87,13 @@ async def body_of(request: web.Request) -> bytes:
             return await request.read()
     except TimeoutError:
         raise Problem(408, f"the request's body did not come within {BODY_S:.0f} s") from None
+
+
+def host_named(text: str) -> str:
+    """The key of a host as a person may write it. FetchError, ValueError: it is none."""
+    if not set(text).isdisjoint("/\\?#@"):  # a URL, or more than a host: another one would be meant
+        raise ValueError(text)
+    return parse(f"http://{text}/").host
 
 
 def _storage(error: StorageError) -> Problem:

@@ -22,7 +22,7 @@ from crawler.crawl.recrawl import TooManyOrders, checked
 from crawler.frontier.progress import LIST, TAG
 from crawler.frontier.recrawl import ORDERS_MAX
 from crawler.frontier.selection import Selection
-from crawler.service.api_errors import Problem, body_of
+from crawler.service.api_errors import Problem, body_of, host_named
 from crawler.service.steered import Steered
 
 logger: Final = logging.getLogger(__name__)
@@ -67,7 +67,8 @@ class Steering:
         if not expressions and not hosts:
             raise Problem(400, "exclude what? give exclude, regular expressions, or block, hosts")
         now = self._excluded()
-        if not undo and max(len(expressions) + len(now["exclude"]), len(hosts) + len(now["blocked"])) > EXCLUSIONS_MAX:
+        together = {*expressions, *now["exclude"]}, {*hosts, *now["blocked"]}
+        if not undo and max(map(len, together)) > EXCLUSIONS_MAX:
             raise Problem(400, f"at most {EXCLUSIONS_MAX} expressions and as many hosts: one expression may match many URLs")
         try:
             return json_response(await self._exclude(expressions, hosts, undo=undo))
@@ -138,10 +139,7 @@ class Steering:
             raise Problem(400, "url and host must be text")
         try:
             canonical = parse(url, None, self._rules).href if url is not None else None
-            if host is not None:
-                if not set(host).isdisjoint("/\\?#@"):  # a URL, or more than a host: another one would be meant
-                    raise ValueError(host)
-                host = parse(f"http://{host}/", None, self._rules).host
+            host = host_named(host) if host is not None else None
         except (FetchError, ValueError) as error:
             raise Problem(400, f"not a URL, or a host: {error}") from None
         return Selection(canonical, host, frozenset(outcomes), tag)

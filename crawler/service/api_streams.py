@@ -18,13 +18,13 @@ from aiohttp import web
 from msgspec import Struct
 
 from crawler.core.durable import is_there, length_of, missing, storing
-from crawler.core.errors import StorageError
+from crawler.core.errors import FetchError, StorageError
 from crawler.core.model import KINDS, Known, Mark, OutcomeName
 from crawler.core.urls import host_key
 from crawler.output.archive import is_gone, open_body
 from crawler.output.file_names import WHOLE, folder_of, number_of, part_of, part_prefix
 from crawler.output.results import ROW_BYTES_MAX, Row
-from crawler.service.api_errors import Problem
+from crawler.service.api_errors import Problem, host_named
 from crawler.service.steered import Steered
 
 ROWS_BYTES: Final = 1 << 20
@@ -177,10 +177,19 @@ def wanted_rows(request: web.Request) -> Callable[[Row], bool] | None:
             raise Problem(400, f"{name} must be names with commas between them")
         if known and (unknown := sorted(names - known)):
             raise Problem(400, f"there is no {name} {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        if name == "host":
+            names = frozenset(map(_host, names))
         if name == "status" and not all(each.isascii() and each.isdigit() for each in names):
             raise Problem(400, "status must be HTTP statuses with commas between them")
         tests.append(partial(_is_among, value_of, names))
     return (lambda row: all(test(row) for test in tests)) if tests else None
+
+
+def _host(text: str) -> str:
+    try:
+        return host_named(text)
+    except (FetchError, ValueError):
+        raise Problem(400, f"{text!r} is no host") from None
 
 
 def _is_among(value_of: Callable[[Row], object], names: frozenset[str], row: Row) -> bool:

@@ -156,10 +156,10 @@ class Dashboard:
 
     async def post_steer(self, request: web.Request) -> web.Response:
         form = await _form(request)
-        action, value = form.get("action", ""), form.get("value", "").strip()
+        action, value, undo = form.get("action", ""), form.get("value", ""), form.get("undo") == "yes"
         try:
-            async with asyncio.timeout(MADE_S):
-                await self._steer(action, value, undo=form.get("undo") == "yes", sure=form.get("sure") == "yes")
+            async with asyncio.timeout(MADE_S):  # what is undone was shown as it is; what a person has typed may end with a space
+                await self._steer(action, value if undo else value.strip(), undo=undo, sure=form.get("sure") == "yes")
         except ConfigError as error:
             return session.page(html.refused(str(error)), status=400)
         self._rendered_at = -LIVE_S
@@ -173,7 +173,7 @@ class Dashboard:
             await control.resume()
         elif action == "drain" and sure:
             control.drain()
-        elif action in ("exclude", "block") and value:
+        elif action in ("exclude", "block") and (value or undo):
             expressions, hosts = ([value], []) if action == "exclude" else ([], [value])
             await control.changes.exclude(expressions, hosts, undo=undo)
         else:

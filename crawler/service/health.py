@@ -16,6 +16,7 @@ from crawler.core.snapshot import Pause, Snapshot
 from crawler.crawl import Crawl
 from crawler.crawl.metrics import ERRNOS, Readings
 from crawler.crawl.status import Left, Rates, left, pages_between
+from crawler.resources.descriptors import open_and_limit
 from crawler.service.memory_report import memory_report
 
 STUCK_S: Final = 60.0
@@ -85,6 +86,7 @@ class Vitals:
         resting, ready, out = frontier.bench.census(crawl.clock.now())
         busy = min(frontier.out_count, crawl.config.workers)
         workers = {"busy": busy}
+        descriptors_open, descriptors_limit = open_and_limit()
         if idle := crawl.config.workers - busy:
             workers[snapshot.waits_for if snapshot.waits_for != "nothing" else frontier.waits_for] = idle
         return Readings(
@@ -114,6 +116,9 @@ class Vitals:
             disk_free=crawl.disk.free_bytes,
             storage_errors=_closed(crawl.disk.errors),
             last_reload_successful=self.last_reload_successful(),
+            descriptors_open=descriptors_open,
+            descriptors_limit=descriptors_limit,
+            cpu_seconds=time.process_time(),
             cluster=crawl.pump.member.look() if crawl.pump.member is not None else None,
             exchange_lag=crawl.pump.intake.exchange.outbox.lag_bytes() if crawl.pump.intake is not None else 0,
         )

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from errno import EADDRINUSE
+from errno import EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT
 from http import HTTPStatus
 from typing import Final, cast
 
@@ -235,16 +235,26 @@ def _require_room(address: str, listening: socket.socket) -> None:
 
 
 async def _bind(address: str) -> list[socket.socket]:
+    """All addresses of a name that this machine has: ``localhost`` may have one by IPv6 where there is no IPv6."""
     host, port = split_host_port(address)
     sockets: list[socket.socket] = []
+    not_here: OSError | None = None
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, *_, place in dict.fromkeys(found):
-            bound = socket.create_server(place[:2], family=family, backlog=128)
+            try:
+                bound = socket.create_server(place[:2], family=family, backlog=128)
+            except OSError as error:
+                if error.errno not in (EADDRNOTAVAIL, EAFNOSUPPORT):
+                    raise
+                not_here = error
+                continue
             sockets.append(bound)
             bound.setblocking(False)
             if hasattr(socket, "TCP_USER_TIMEOUT"):  # what is accepted inherits it
                 bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_S * 1000)
+        if not_here is not None and not sockets:
+            raise not_here
     except OSError as error:
         for bound in sockets:
             bound.close()

@@ -149,6 +149,7 @@ def ended(crawl: Drains, error: Exception | None) -> Report:
     snapshot, stopped_by = crawl.stats("ended"), crawl.stopped_by
     if error is not None:
         logger.error("%s", error)
-    logger.info("ended by %s: %d of %d URLs settled", stopped_by or "itself", snapshot.done, snapshot.known)
+    by = stopped_by or ("itself" if error is None else "an error")
+    logger.info("ended by %s: %d of %d URLs settled", by, snapshot.done, snapshot.known)
     good = Exit.STOPPED if (stopped_by or "").startswith("max_") else Exit.OK
     return Report(good if error is None else code_of(error), snapshot, stopped_by, str(error) if error is not None else None)

@@ -18,6 +18,7 @@ from crawler.cli import client as client_module
 from crawler.cli.change_commands import retry
 from crawler.cli.daemon_commands import drain
 from crawler.core.version import IDENTITY
+from crawler.service.api import REQUEST_S
 
 ASKED = [
     ["status", "--json"],
@@ -84,6 +85,11 @@ def test_rows_that_come_cut_are_not_taken_for_all_of_them():
         server.shutdown()
     assert (done.returncode, done.stdout, "is cut" in done.stderr) == (1, "", True), done
     assert "0-52" not in done.stderr
+
+
+def test_what_the_daemon_says_when_it_has_waited_long_enough_comes_in_time():
+    """Both waited for 30 s, and it was chance who told what."""
+    assert client_module.ASK_TIMEOUT_S > REQUEST_S + 5
 
 
 @pytest.mark.parametrize("order", [drain, retry], ids=["drain", "retry"])

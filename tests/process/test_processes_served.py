@@ -159,6 +159,22 @@ def test_the_status_and_the_metrics_are_those_of_all(daemon):
     assert raw(daemon, "/readyz")[0] == b"ok\n" == raw(daemon, "/livez")[0]
 
 
+def test_descriptors_and_cpu_are_those_of_the_processes_that_crawl(daemon):
+    """Whoever looked at the parent alone would see nothing of the crawl."""
+    parts = parts_of(daemon.process.pid)
+    tick = os.sysconf("SC_CLK_TCK")
+    stats = [Path(f"/proc/{part}/stat").read_text().rpartition(")")[2].split() for part in parts]
+    cpu = sum(int(fields[11]) + int(fields[12]) for fields in stats) / tick
+
+    def told():
+        lines = dict(line.rsplit(" ", 1) for line in raw(daemon, "/metrics")[0].decode().splitlines() if line[0] != "#")
+        seen = [float(lines[f"crawler_{name}"]) for name in ("descriptors_open", "descriptors_limit", "cpu_seconds_total")]
+        most = max(len(os.listdir(f"/proc/{part}/fd")) for part in parts)
+        return seen[0] >= most and seen[1] == resource.getrlimit(resource.RLIMIT_NOFILE)[0] and seen[2] >= cpu
+
+    wait_until(told)
+
+
 def test_every_row_comes_once_with_the_cursor(daemon):
     rows, cursor = rows_from(daemon)
     results = Path(daemon.ask("GET", "/v1/status")["directory"], "results")

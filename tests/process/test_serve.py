@@ -14,7 +14,8 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.daemons import served
+from support.daemons import Served, served
+from support.full_disk import file_size_limit
 from support.programs import LOCAL, command, crawler, crawling, port_of_its_own, rows_of
 from support.sinful import Site, head, once, running, stay
 from support.waiting import wait_until
@@ -39,6 +40,17 @@ def until(daemon, **wanted):
         return told if all(told[key] == value for key, value in wanted.items()) else None
 
     return wait_until(status)
+
+
+def answer_of(port, path):
+    """Status and body; None where nobody listens."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}") as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as refused:
+        return refused.code, refused.read()
+    except urllib.error.URLError:
+        return None
 
 
 def ended(daemon, number=signal.SIGTERM):
@@ -128,6 +140,36 @@ def test_an_address_in_use_sets_no_crawl_aside_and_the_lock_is_asked_first(tmp_p
 def test_two_daemons_do_not_share_a_directory(tmp_path):
     with served(tmp_path / "d"):
         assert crawler("serve", "--data", str(tmp_path / "d"), "--listen", "127.0.0.1:0").returncode == 75
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_daemon_that_goes_on_while_the_disk_is_full_waits_for_room(tmp_path, processes):
+    """It ended with exit 3, five times within a minute, and systemd began it no more, whatever room was made afterwards."""
+    options = ("--processes", processes, "--memory-limit", "1GiB", "--parsers", "0")
+    with served(tmp_path, *options) as daemon:
+        assert ended(daemon)[0] == 0
+    port = port_of_its_own()
+    arguments = ("serve", "--data", str(tmp_path), "--listen", f"127.0.0.1:{port}", "--log-format", "text", *options)
+    for is_stopped in (True, False):
+        with file_size_limit(0), crawling(*arguments) as process:
+            daemon = Served(process, f"127.0.0.1:{port}")
+            daemon.said(r"disk: .*crawl.toml.*File too large.*; the crawl is opened when there is room")
+            if is_stopped:
+                code, said = ended(daemon)
+                assert code == 0 and "ended by SIGTERM while waiting for the disk: the crawl was not opened" in said
+                continue
+            wait_until(lambda: answer_of(port, "/readyz") == (503, b"waits for disk\n"))
+            wait_until(lambda: answer_of(port, "/livez") == (200, b"ok\n"))
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            daemon.said("control API on port")
+            until(daemon, state="running")
+            assert ended(daemon)[0] == 0
+
+
+def test_a_directory_that_cannot_be_begun_on_a_full_disk_is_an_error(tmp_path):
+    """Whoever begins it is there to see it."""
+    with file_size_limit(0), crawling("serve", "--data", str(tmp_path / "d"), "--listen", "127.0.0.1:0") as process:
+        assert process.wait(30) == 3 and "File too large" in process.stderr.read()
 
 
 @pytest.mark.parametrize("lines", [20_000])

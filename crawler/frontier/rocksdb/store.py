@@ -75,6 +75,7 @@ class RocksStore(Facts):
         self._path, self._limits, self._rest, self._share, self._upstream = path, limits, rest, share, upstream
         self._memory_bytes, self._files_max = memory_bytes, files_max
         self._opened_at = now
+        self.removed = 0
         self._open()
 
     @translated
@@ -336,6 +337,7 @@ class RocksStore(Facts):
         for key, flags, known in chosen:
             tx.remove(key, flags, known)
         self._write(tx, self._state.now, self._state.wall, sync=True)
+        self.removed += sum(not flags & NO_PAGE for _, flags, _ in chosen)
         self._seen.forget([key for key, _, _ in chosen])
         return Step(len(chosen), frozenset(known.link.host for _, _, known in chosen), rest)
 

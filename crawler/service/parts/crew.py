@@ -15,12 +15,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
 from crawler.config.sections import Config
-from crawler.core.errors import RemoteError, lack_of
+from crawler.core.errors import RemoteError, StorageError, lack_of
 from crawler.core.snapshot import CrawlState, Snapshot
 from crawler.crawl.metrics import Metrics, Readings
 from crawler.crawl.planning import memory_limit_of
 from crawler.crawl.status import Left, Rates, left
 from crawler.resources import cgroup
+from crawler.resources.descriptors import open_and_limit
+from crawler.resources.disk import FULL
 from crawler.service.health import STUCK_S, History
 from crawler.service.parts.channel import Channel, Gone
 from crawler.service.parts.merged import all_readings, put_counted, whole
@@ -98,10 +100,11 @@ class Crew:
         """Returns when a drain has begun."""
         await self._drain.wait()
 
-    def may_open_anew(self, error: Exception) -> bool:
-        """Whether it was ended by a database that went away before all parts were open. Not where the first may have begun to
-        read standard input: the rest of it would be taken for all."""
-        is_away = isinstance(error, RemoteError) and not self.opened.is_set() and self.stopped_by is None
+    def may_open_anew(self, error: Exception, *, or_full: bool = False) -> bool:
+        """Whether it was ended by a database that went away, or by a full disk, before all parts were open. Not where the first
+        may have begun to read standard input: the rest of it would be taken for all."""
+        is_full = or_full and isinstance(error, StorageError) and error.errno in FULL
+        is_away = (is_full or isinstance(error, RemoteError)) and not self.opened.is_set() and self.stopped_by is None
         return is_away and not ("-" in self.config.input and self._parts[0].was_open)
 
     def kill(self) -> None:
@@ -114,13 +117,19 @@ class Crew:
 
     def readings(self) -> Readings:
         of_parts = sum(part.look.readings.memory_rss for part in self._parts)
+        parts = [part.readings() for part in self._parts]
+        own_open, limit = open_and_limit()
         return all_readings(
-            [part.readings() for part in self._parts],
+            parts,
+            state=self.stats().state,
             memory_limit=self._memory_limit,
             memory_rss=of_parts + self._own_bytes,
             last_reload_successful=self.last_reload_successful(),
             processes=sum(part.is_open for part in self._parts),
             process_restarts=sum(part.restarts for part in self._parts),
+            descriptors_open=max(own_open, *(part.descriptors_open for part in parts)),
+            descriptors_limit=limit,
+            cpu_seconds=time.process_time() + sum(part.cpu_seconds for part in parts),
         )
 
     async def pause(self) -> None:
@@ -158,6 +167,11 @@ class Crew:
         if (channel := self._parts[number].open_channel) is None:
             raise Gone
         return await channel.ask(name, *arguments)
+
+    def is_over(self, number: int) -> bool:
+        """Whether the process of a part has ended, and none is begun again."""
+        part = self._parts[number]
+        return part.has_ended or (self.is_draining and part.channel is None)
 
     def life(self, number: int) -> int:
         """How many processes of a part have died: another value, another process."""

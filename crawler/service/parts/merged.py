@@ -20,7 +20,7 @@ from crawler.frontier.cluster.gauges import Gauges, together
 from crawler.resources.memory_budget import Use
 
 _STATES: Final[Sequence[CrawlState]] = ("draining", "running", "offline", "paused", "opening", "ended")
-"""The state of the whole is the first of these that a part is in."""
+"""The state of the whole is the first of these that a part is in which has something to do."""
 
 
 class Counted(Struct, frozen=True):
@@ -56,7 +56,10 @@ def whole(snapshots: Sequence[Snapshot], state: CrawlState | None = None) -> Sna
     """Of all parts: each as it was seen last."""
     if not snapshots:
         return Snapshot(at=0.0, state=state or "opening")
-    first: CrawlState = next(name for name in _STATES if any(one.state == name for one in snapshots))
+    # a part without URLs runs: but nobody crawls where all that have some are paused, or offline
+    idle = ("running", "frontier", 0)
+    at_work = [one for one in snapshots if (one.state, one.waits_for, one.in_flight) != idle] or snapshots
+    first: CrawlState = next(name for name in _STATES if any(one.state == name for one in at_work))
     failing = summed([dict(one.failing_hosts) for one in snapshots])
     return added(
         snapshots,
@@ -82,17 +85,16 @@ def _waits_for(reasons: Sequence[WaitsFor]) -> WaitsFor:
 # -- what a scrape reads ------------------------------------------------------------------------------------------
 
 
-def all_readings(parts: Sequence[Readings], **own: object) -> Readings:
-    """Of all parts; ``own`` is what the parent knows better."""
+def all_readings(parts: Sequence[Readings], state: CrawlState, **own: object) -> Readings:
+    """Of all parts, in the ``state`` that ``whole`` tells; ``own`` is what the parent knows better."""
     if not parts:
-        return replace(Readings(), **own)
+        return replace(Readings(), state=state, **own)
     accounts: dict[str, Use] = {}
     for one in parts:
         for name, use in one.accounts.items():
             before = accounts.get(name)
             accounts[name] = use if before is None else Use(*(a + b for a, b in zip(before, use, strict=True)))
     told = {
-        "state": next((name for name in _STATES if any(one.state == name for one in parts)), "opening"),
         "accounts": accounts,
         "memory_state": max((one.memory_state for one in parts), key=MEMORY_STATES.index),
         "commit_age": max(one.commit_age for one in parts),
@@ -100,9 +102,11 @@ def all_readings(parts: Sequence[Readings], **own: object) -> Readings:
         "upload_oldest": max(one.upload_oldest for one in parts),
         "last_reload_successful": all(one.last_reload_successful for one in parts),
         "exchange_lag": max(one.exchange_lag for one in parts),
+        "descriptors_open": max(one.descriptors_open for one in parts),
+        "descriptors_limit": parts[0].descriptors_limit,
         "cluster": together([one.cluster for one in parts if one.cluster is not None]),
     }
-    return added(parts, **(told | own))
+    return added(parts, state=state, **(told | own))
 
 
 _SINCE_START: Final = (
@@ -113,6 +117,7 @@ _SINCE_START: Final = (
     "uploaded_files",
     "uploaded_bytes",
     "upload_failures",
+    "cpu_seconds",
 )
 _SINCE_JOINED: Final = ("slots_lost", "takeovers", "loads", "load_seconds")
 

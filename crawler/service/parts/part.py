@@ -13,6 +13,7 @@ import logging
 import os
 import pickle
 import socket
+import time
 import traceback
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -34,7 +35,7 @@ from crawler.service.parts.seeding import decode_admitted
 from crawler.service.steered import Direct
 
 LOG_BYTES_MAX: Final = 1 << 20
-"""Of lines that the parent has not taken yet: beyond it they are dropped."""
+"""Of lines that the parent has not taken yet: beyond it they are dropped, which is told."""
 ASK_AGAIN_S: Final = 0.2
 
 _selections = msgspec.msgpack.Decoder(Selection)
@@ -218,6 +219,7 @@ class _ToParent(logging.Handler):
         super().__init__()
         self._channel, self._part = channel, part
         self._loop = asyncio.get_running_loop()
+        self._dropped = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
@@ -231,8 +233,14 @@ class _ToParent(logging.Handler):
             self._loop.call_soon_threadsafe(self._tell, arguments)
 
     def _tell(self, arguments: tuple[object, ...]) -> None:
-        if self._channel.unsent_bytes < LOG_BYTES_MAX:
-            self._channel.tell("log", *arguments)
+        if self._channel.unsent_bytes >= LOG_BYTES_MAX:
+            self._dropped += 1
+            return
+        if self._dropped:
+            text = f"{self._dropped} lines were not logged: the parent did not take them fast enough"
+            self._channel.tell("log", __name__, logging.ERROR, text, time.time(), {"part": self._part})
+            self._dropped = 0
+        self._channel.tell("log", *arguments)
 
 
 def part_main(new_loop: Callable[[], asyncio.AbstractEventLoop], crawl: Callable[[], Coroutine[Any, Any, int]]) -> int:

@@ -73,6 +73,6 @@ async def serve_parts(
             error = first_of(group)
         except* ConfigError as group:
             raise first_of(group) from None
-        if error is not None and crew.may_open_anew(error):
+        if error is not None and crew.may_open_anew(error, or_full=True):
             raise error
         return ended(crew, error)

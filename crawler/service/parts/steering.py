@@ -48,6 +48,7 @@ DELIVERED_TRIES_MAX: Final = 100
 ORDERED_AGAIN_S: Final = 600.0
 """So long the same recrawl, ordered again, is the one that not all parts have said to have taken."""
 LOST: Final = "the process that takes seeds has died, and is begun again: send the rest again"
+ENDED: Final = "the crawl has ended"
 _MEASURES: Final[Mapping[Sort, str]] = {"waiting": "waiting", "errors": "errors", "backoff": "due_in"}
 
 _known = msgspec.msgpack.Decoder(Known | str | None)
@@ -240,12 +241,14 @@ class SteeredParts:
             return await self._once_there(part, name, *arguments)
 
     async def _once_there(self, part: int, name: str, *arguments: object) -> Any:
-        """Of a part, whenever it answers. TimeoutError: it is not begun again in time."""
+        """Of a part, whenever it answers. TimeoutError: it is not begun again in time; StorageError: never."""
         until: float | None = None
         while True:
             try:
                 return await self._crew.ask(part, name, *arguments)
             except Gone:
+                if self._crew.is_over(part):
+                    raise StorageError(ENDED) from None
                 now = asyncio.get_running_loop().time()
                 until = until or now + GONE_S
                 if now >= until:

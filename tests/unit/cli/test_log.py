@@ -116,6 +116,13 @@ def test_what_cannot_be_written_is_counted_and_told_once_it_can():
     assert written == ["through", "error: 1 lines were not logged: they were not read fast enough, or could not be written"]
 
 
+def test_a_file_on_a_full_disk_does_not_change_how_the_process_ends():
+    with log_of_daemon(load({"log_file": "/dev/full"}).config) as log:
+        logger.info("lost")
+        wait_until(lambda: log.dropped)
+    assert not log.is_stuck
+
+
 def test_the_level_can_be_changed():
     def speak(log: Log) -> None:
         log.change("error")

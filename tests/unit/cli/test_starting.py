@@ -17,7 +17,7 @@ from crawler.config.sections import Config
 from crawler.core.errors import Exit, RemoteError
 from crawler.crawl import membership
 from crawler.frontier.cluster.node import make_node
-from crawler.service import Signals, database_wait
+from crawler.service import Signals, opening_wait
 
 
 def test_a_url_that_is_short_enough_without_its_dropped_parameters_is_no_fault():
@@ -38,7 +38,7 @@ def node(tmp_path: Path) -> Config:
 
 def test_run_gives_up_a_database_that_is_away_once_it_has_waited_for_it(node: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """It waited twice as long: before it opened the crawl, and again when that failed."""
-    monkeypatch.setattr(database_wait, "TRY_EVERY_S", 0.01)
+    monkeypatch.setattr(opening_wait, "TRY_EVERY_S", 0.01)
     opened = 0
 
     def crawl() -> int:
@@ -53,7 +53,7 @@ def test_run_gives_up_a_database_that_is_away_once_it_has_waited_for_it(node: Co
 
 def test_a_crawl_that_is_opened_again_and_again_leaves_nothing_behind(node: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a database takes one session, and not those of the crawl. What was left of each was frozen by the next."""
-    monkeypatch.setattr(database_wait, "TRY_EVERY_S", 0.01)
+    monkeypatch.setattr(opening_wait, "TRY_EVERY_S", 0.01)
     monkeypatch.setattr(membership, "why_away", lambda config: None)
     left: weakref.WeakSet[Report] = weakref.WeakSet()
 

@@ -465,6 +465,7 @@ def test_what_is_risky_is_said_aloud():
     assert warnings(Config(recrawl_every=60.0)) == [] and len(warnings(Config(recrawl_every=60.0, recrawl_max=60.0))) == 1
     stored = {place: warnings(Config(output="/crawls/a", store_url=f"file:///crawls/{place}")) for place in ("a/b", "ab", "b")}
     assert [place for place, said in stored.items() if said] == ["a/b"]
+    assert warnings(Config(exclude=("a",))) == [] and len(warnings(Config(exclude=("a", "")))) == 1
     assert warnings(Config(method="HEAD")) == [] and len(warnings(Config(method="HEAD", depth=1))) == 1
 
 

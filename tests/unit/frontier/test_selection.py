@@ -69,6 +69,7 @@ def test_what_was_removed_is_new_when_it_is_found_again(driver: Driver) -> None:
     assert driver.store.lookup("http://a.test/0") is None
     counts = driver.store.stats()
     assert (counts.known, counts.waiting, counts.done, counts.outcomes) == (3, 0, 3, {"ok": 1, "timeout": 2})
+    assert driver.store.removed == 3
     assert driver.commit([link("a/0"), link("b/1")]) == [NEW, KNOWN]
     if driver.kind == "embedded":
         driver.reopen()

@@ -44,9 +44,23 @@ async def test_what_was_read_of_standard_input_is_not_read_by_a_crawl_that_is_op
     crew = Crew(config, 2, SimpleNamespace(), lambda part: config, SimpleNamespace())
     crew._parts[0].was_open = first_was_open
     assert crew.may_open_anew(RemoteError("it is away")) is may
-    assert not crew.may_open_anew(StorageError("the disk is full"))
+    full = StorageError("the disk is full", errno=errno.ENOSPC)
+    assert (crew.may_open_anew(full), crew.may_open_anew(full, or_full=True)) == (False, may)
+    assert not crew.may_open_anew(StorageError("the store is damaged", final=True), or_full=True)
     crew.opened.set()
     assert not crew.may_open_anew(RemoteError("it is away")), "what it was at while it ran is in its report"
+
+
+async def test_a_part_is_over_where_no_process_of_it_comes_any_more():
+    config = load({}, environ={}).config
+    crew = Crew(config, 2, SimpleNamespace(), lambda part: config, SimpleNamespace())
+    one, two = crew._parts
+    one.has_ended, two.channel = True, SimpleNamespace(tell=None)
+    assert crew.is_over(0) and not crew.is_over(1)
+    two.channel = None
+    assert not crew.is_over(1), "it is just being begun again"
+    crew.drain("SIGTERM")
+    assert crew.is_over(1), "while all drain, none is"
 
 
 async def test_of_a_part_that_died_it_is_not_told_what_its_workers_waited_for():

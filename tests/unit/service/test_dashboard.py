@@ -68,6 +68,11 @@ async def test_the_buttons_work_without_scripts(tmp_path):
         assert (await d.ask("GET", "/v1/exclusions"))[1] == {"exclude": ["/trap/"], "blocked": ["a.test"]}
         await press(action="exclude", value="/trap/", undo="yes")
         assert (await d.ask("GET", "/v1/exclusions"))[1]["exclude"] == []
+        for odd in (" a b ", ""):  # as settings may have them
+            await d.ask("PATCH", "/v1/settings", json={"exclude": [odd]})
+            assert (await press(action="exclude", value=odd, undo="yes"))[0] == 303
+            assert (await d.ask("GET", "/v1/exclusions"))[1]["exclude"] == []
+        assert (await press(action="exclude", value=" "))[0] == 400
         status, _, said = await press(action="exclude", value="(")
         assert status == 400 and "is not a regular expression" in said
         assert (await press(action="drain"))[0] == 400, "it must be meant"

@@ -205,6 +205,20 @@ async def test_an_address_that_cannot_be_had_is_the_operators_fault():
             pass
 
 
+async def test_of_the_addresses_of_a_name_those_that_this_machine_has_are_listened_on(monkeypatch):
+    """As of localhost in a container without IPv6: the names it is given have ::1 all the same."""
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (place, 0)) for place in ("192.0.2.1", "127.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    async with open_listener("localhost:0", watched(Metrics().registry, lambda: None, lambda: None)) as port:
+        reader, writer = await ask(port)
+        assert "200 OK" in await head_of(reader)
+        writer.close()
+    found.pop()
+    with pytest.raises(ConfigError, match=r"cannot listen on localhost:0: Cannot assign requested address"):
+        async with open_listener("localhost:0", {}):
+            pass
+
+
 async def test_where_no_descriptor_is_left_for_a_client_it_says_so():
     async with open_listener("127.0.0.1:0", {}):
         taken = max(map(int, os.listdir("/proc/self/fd"))) + 1

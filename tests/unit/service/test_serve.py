@@ -5,12 +5,16 @@ import logging
 import os
 import signal
 import threading
+from types import SimpleNamespace
 
 import aiohttp
+import pytest
 from support.daemons import PLAIN
 from support.webs import Answer, Web
 
 from crawler.config.load import load
+from crawler.core.errors import StorageError
+from crawler.core.snapshot import Snapshot
 from crawler.crawl import status as status_module
 from crawler.crawl.wiring import open_crawl
 from crawler.service import health
@@ -18,6 +22,21 @@ from crawler.service import serve as serve_module
 from crawler.service.reload import Changes
 from crawler.service.sd_notify import Notifier
 from crawler.service.steered import Direct
+
+
+@pytest.mark.parametrize(
+    ("stopped_by", "error", "said"),
+    [
+        ("SIGTERM", None, "ended by SIGTERM: "),
+        (None, StorageError("the disk is gone"), "ended by an error: "),
+        ("SIGTERM", StorageError("the disk is gone"), "ended by SIGTERM: "),
+    ],
+)
+def test_what_an_error_ended_has_not_ended_by_itself(caplog, stopped_by, error, said):
+    caplog.set_level(logging.INFO)
+    crawl = SimpleNamespace(stats=lambda state: Snapshot(at=0.0, state=state), stopped_by=stopped_by)
+    report = serve_module.ended(crawl, error)
+    assert caplog.records[-1].getMessage().startswith(said) and report.exit_code == (3 if error else 0)
 
 
 async def test_it_tells_its_status_once_a_minute(tmp_path, monkeypatch, caplog):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from crawler.config.load import load
+from crawler.core.errors import StorageError
 from crawler.core.keys import SLOTS
 from crawler.crawl.recrawl import TooManyOrders
 from crawler.frontier.division import Division
@@ -26,7 +27,10 @@ class SlowCrew:
 
     def __init__(self, takes_s, gone=0):
         self.config = load({}, environ={}).config
-        self.takes_s, self.gone, self.asked, self.full = takes_s, gone, [], ()
+        self.takes_s, self.gone, self.asked, self.full, self.over = takes_s, gone, [], (), ()
+
+    def is_over(self, part):
+        return part in self.over
 
     async def ask(self, part, name, *arguments):
         if name == "may_recrawl":
@@ -62,6 +66,17 @@ def test_what_is_answered_soon_has_a_deadline(monkeypatch):
             asyncio.run(steered(crew, monkeypatch).position("list"))
     with pytest.raises(TimeoutError):
         asyncio.run(steered(SlowCrew(0, gone=1000), monkeypatch).revive(Selection()))
+
+
+def test_who_asks_a_process_that_has_ended_is_told_so_at_once(monkeypatch):
+    """Until it was told, the end of the daemon waited for the request, and cut it off."""
+    crew = SlowCrew(0, gone=1000)
+    crew.over = (0,)
+    parts = steered(crew, monkeypatch)
+    monkeypatch.setattr(steering, "GONE_S", 60)
+    for asked in (parts.position("list"), parts.revive(Selection())):
+        with pytest.raises(StorageError, match="the crawl has ended"):
+            asyncio.run(asked)
 
 
 def test_a_recrawl_is_ordered_of_all_processes_or_of_none(monkeypatch):

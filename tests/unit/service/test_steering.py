@@ -256,6 +256,17 @@ async def test_a_wrong_exclusion_changes_nothing(tmp_path, what, says):
         assert (await d.ask("GET", "/v1/exclusions"))[1] == {"exclude": [], "blocked": []}
 
 
+async def test_what_is_excluded_already_may_be_said_again(tmp_path):
+    """A script that says each night what is to be left alone was refused: its own exclusions were counted twice."""
+    async with daemon(tmp_path) as d:
+        many = {"exclude": [f"/trap/{n}$" for n in range(600)], "block": [f"h{n}.test" for n in range(600)]}
+        for _ in range(2):
+            told = await exclude(d, **many)
+            assert (len(told["exclude"]), len(told["blocked"])) == (600, 600)
+        status, told = await d.ask("POST", "/v1/exclusions", json={"exclude": [f"/more/{n}$" for n in range(401)]})
+        assert status == 400 and "at most 1000 expressions" in told["detail"]
+
+
 async def test_exclusions_may_be_changed_as_settings(tmp_path, site):
     async with daemon(tmp_path, depth=1) as d:
         changes = {"exclude": ["x"], "include": ["y"], "host": [{"match": "*.test", "block": True}]}
@@ -285,6 +296,8 @@ async def test_settled_urls_are_due_again_or_forgotten(tmp_path, site):
         assert (await d.ask("GET", "/v1/urls", params={"url": found[0]}))[1]["state"] == "unknown"
         await d.ask("POST", "/v1/seeds", data=found[0].encode())
         await d.until(done=2, known=2)
+        events = d.crawl.metrics.events
+        assert (events["admitted"], events["settled"]) == (6, 7), "what was removed and is new again counts once more"
 
 
 async def test_a_list_of_outcomes_that_is_empty_does_not_mean_all(tmp_path, site):
@@ -337,6 +350,7 @@ async def test_results_by_what_they_are(tmp_path, site):
             ("status=200,404&list=two", 1),
             ("tag=7", 1),
             (f"host=127.0.0.1:{site.ports['http']}", 60),
+            (f"host=%31%32%37.%EF%BC%91:{site.ports['http']}", 60),  # the same in other letters: a URL would be written so, too
             ("host=127.0.0.1", 0),
             ("kind=robots", 0),
             ("kind=seed&tag=t", 61),
@@ -344,7 +358,7 @@ async def test_results_by_what_they_are(tmp_path, site):
             async with d.session.get(f"/v1/results?{query}") as answer:
                 assert answer.status == 200 and answer.headers["Next-Cursor"] != "0-0"
                 assert len((await answer.read()).splitlines()) == count, query
-        for query in ("outcome=okay", "kind=page", "status=5xx", "outcom=ok", "outcome="):
+        for query in ("outcome=okay", "kind=page", "status=5xx", "outcom=ok", "outcome=", "host=http://a.test/"):
             assert (await d.ask("GET", f"/v1/results?{query}"))[0] == 400, query
 
 
