@@ -79,6 +79,8 @@ class ParserPool:
             for path in preload.split():  # later there may be no descriptor left to import with
                 function_of(path, self._functions)
         self._trouble: OSError | None = None
+        self._have_run = False
+        """The installation is in order: that processes end before they are ready is for want of something."""
         self.broken = ""
         """Why no process will ever run: a fault of the installation."""
 
@@ -235,11 +237,14 @@ class ParserPool:
                 break
             self._restarts += 1
             if process.ready:
+                self._have_run = True
                 blamed = self._blame(process)
                 continue
             lack = process.lack
-            if lack is None and starts == STARTS_MAX and process.popen.returncode == -signal.SIGKILL:  # not by itself
-                lack = OSError(errno.ENOMEM, "they are killed, or too slow, before they are ready")
+            have_run = self._have_run or any(other.ready for other in self._processes)
+            # else one that ends by itself always will
+            if lack is None and starts == STARTS_MAX and (have_run or process.popen.returncode == -signal.SIGKILL):
+                lack = OSError(errno.ENOMEM, "they end, are killed, or are too slow, before they are ready")
             if lack is not None:  # it will start some time
                 starts -= 1
                 self._lack(lack, blamed)
