@@ -80,18 +80,18 @@ def once_open(config: Config, command: Command, signals: Signals | None, crawl: 
     """What ``crawl`` gives, or ``stopped``. A node that has been in its crawl waits for a database that is away, or goes away
     while the crawl is being opened, until a signal ends that: what was begun is closed then, and opened anew. ``run`` gives up
     ``disk_wait`` after it first was away."""
-    why = _why_away(config) if signals is not None else None
-    since: float | None = None
+    if signals is None:
+        return crawl()
+    why, away_since = _why_away(config), time.monotonic()
     while True:
-        if signals is not None and why is not None:
-            since = time.monotonic() if since is None else since
-            if _waited_in_vain(config, command, signals, why):
-                return stopped
+        if why is not None and _waited_in_vain(config, command, signals, why):
+            return stopped
         try:
             return crawl()
         except RemoteError as error:
-            is_given_up = command == "run" and since is not None and time.monotonic() - since > config.disk_wait
-            if signals is None or is_given_up or not _may_wait(config):
+            away_since = time.monotonic() if why is None else away_since
+            is_given_up = command == "run" and time.monotonic() - away_since > config.disk_wait
+            if is_given_up or not _may_wait(config):
                 raise
             why = str(error)
         gc.unfreeze()
