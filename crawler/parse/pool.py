@@ -240,12 +240,7 @@ class ParserPool:
                 self._have_run = True
                 blamed = self._blame(process)
                 continue
-            lack = process.lack
-            have_run = self._have_run or any(other.ready for other in self._processes)
-            # else one that ends by itself always will
-            if lack is None and starts == STARTS_MAX and (have_run or process.popen.returncode == -signal.SIGKILL):
-                lack = OSError(errno.ENOMEM, "they end, are killed, or are too slow, before they are ready")
-            if lack is not None:  # it will start some time
+            if (lack := process.lack or self._lacking(process, starts)) is not None:  # it will start some time
                 starts -= 1
                 self._lack(lack, blamed)
                 blamed = None
@@ -253,6 +248,14 @@ class ParserPool:
         self.broken = f"parser processes do not run: {process.broken or 'they end before they are ready'}"
         if blamed is not None:
             self._queue.give_back(len(blamed.frame), blamed)
+
+    def _lacking(self, process: ParserProcess, starts: int) -> OSError | None:
+        """Of a process that ended before it was ready, as so many before it, and cannot say why. None: it ends by itself, and
+        none has ever been ready: so it is with this installation."""
+        have_run = self._have_run or any(other.ready for other in self._processes)
+        if starts < STARTS_MAX or not (have_run or process.popen.returncode == -signal.SIGKILL):
+            return None
+        return OSError(errno.ENOMEM, "they end, are killed, or are too slow, before they are ready")
 
     def _lack(self, error: OSError, blamed: Job | None) -> None:
         """This machine has no process for us just now: those who wait are told, also ``blamed``, unless there is another."""
