@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from crawler.core.errors import ConfigError, Exit, RemoteError, StorageError, lack_of
+from crawler.core.errors import ConfigError, Exit, RemoteError, StorageError
 
 if TYPE_CHECKING:
     import asyncio
@@ -38,6 +38,8 @@ DISK_AGAIN_S_MAX: Final = 15.0
 Command = Literal["run", "serve"]
 Crawling = Callable[..., Coroutine[Any, Any, "Report"]]
 """What crawls, once its settings are given: from open to report."""
+
+T = TypeVar("T")
 
 
 def seed_faults(config: Config) -> list[str]:
@@ -91,22 +93,22 @@ def once_open(
     while the crawl is being opened, until a signal ends that: what was begun is closed then, and opened anew. ``run`` gives up
     ``disk_wait`` after it first was away. Likewise a daemon that goes on with a crawl waits for a disk that is full: ``is_open``
     says that it has opened it."""
-    why = _why_away(config) if signals is not None else None
+    if signals is None:
+        return crawl()
     what: Awaited = "database"
-    since: float | None = None
-    disk_s = DISK_AGAIN_S
+    why, away_since, disk_s = _why_away(config), time.monotonic(), DISK_AGAIN_S
     while True:
-        if signals is not None and why is not None:
-            since = time.monotonic() if since is None else since
+        if why is not None:
             if _waited_in_vain(config, command, signals, what, why, disk_s):
                 return stopped
             disk_s = min(2 * disk_s, DISK_AGAIN_S_MAX) if what == "disk" else disk_s
         try:
             return crawl()
         except StorageError as error:
-            is_given_up = command == "run" and since is not None and time.monotonic() - since > config.disk_wait
+            away_since = time.monotonic() if why is None else away_since
+            is_given_up = command == "run" and time.monotonic() - away_since > config.disk_wait
             awaited = _awaited(config, command, error, is_open=is_open())
-            if signals is None or is_given_up or awaited is None:
+            if is_given_up or awaited is None:
                 raise
             what, why = awaited, str(error)
         gc.unfreeze()
@@ -155,8 +157,8 @@ def _waited_in_vain(config: Config, command: Command, signals: Signals, what: Aw
             return why if time.monotonic() < until else None
         return why_away(config)
 
-    with log, _running() as runner:
-        return runner.run(wait_for(what, config, why, away, signals, endless=command == "serve")) is not None
+    with log:
+        return _before_parts(lambda: wait_for(what, config, why, away, signals, endless=command == "serve")) is not None
 
 
 @contextlib.contextmanager
@@ -206,13 +208,10 @@ def _check_addresses(config: Config, command: Command) -> None:
     wanted = [address for address in (config.metrics_listen, config.listen if command == "serve" else None) if address]
     root = Path(config.output or "")
     if wanted and (config.fresh or not is_crawl(root)):
-        import asyncio
-
         from crawler.service.listener import check_addresses
 
         with locked(root) if is_crawl(root) else contextlib.nullcontext():
-            _try_descriptors()
-            asyncio.run(check_addresses(wanted))  # not by uvloop: its threads stay, and no part is to be forked beside them
+            _before_parts(lambda: check_addresses(wanted))
 
 
 def _check_database(config: Config) -> None:
@@ -263,30 +262,23 @@ def import_aiohttp() -> None:
         del sys.modules["aiodns"]
 
 
-def in_a_loop(crawl: Callable[[], Coroutine[Any, Any, Report]]) -> Report:
-    """Run it to its end. StorageError where no descriptors are left to end in order: uvloop cannot be closed then."""
+def in_a_loop(crawl: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run it to its end. StorageError: there are no threads for its loop, or no descriptors."""
+    from crawler.core.threads import LOOP_THREADS, run_to_its_end, try_threads
+
     settle_memory()
-    report: Report | None = None
-    try:
-        with _running() as runner:
-            report = runner.run(crawl())
-        return report
-    except RuntimeError as error:
-        if report is not None and lack_of(error) is not None:
-            return report  # all has ended but the loop's own threads, which another was to wait for
-        if (lack := lack_of(error.__context__)) is None:
-            raise
-        raise lack from error
+    try_threads(LOOP_THREADS)  # a parent that crawls nothing tries no others, and may listen on a name
+    return run_to_its_end(loop_factory(), crawl)
 
 
-def _running() -> asyncio.Runner:
-    """With a loop of our own. StorageError: there are no threads for it."""
+def _before_parts(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """In a loop that leaves no threads behind, as uvloop does: no part is to be forked beside them."""
     import asyncio
 
-    from crawler.core.threads import LOOP_THREADS, try_threads
+    from crawler.core.threads import run_to_its_end
 
-    try_threads(LOOP_THREADS)  # a parent that crawls nothing tries no others, and may listen on a name
-    return asyncio.Runner(loop_factory=loop_factory())
+    _try_descriptors()
+    return run_to_its_end(asyncio.new_event_loop, main)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

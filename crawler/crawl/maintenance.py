@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,8 +34,9 @@ def recrawl(root: Path, *, older_than_s: float = 0.0, outcomes: frozenset[str] =
     """Make settled URLs due again that were last visited so long ago; how many. ``outcomes``: only these, by default all but what
     is not to be visited again; ``match``: a regular expression. Killed midway, the crawl goes on with it. StorageError with
     EWOULDBLOCK: it is running."""
+    before = time.time() - older_than_s if older_than_s else math.inf  # visited before the wall clock was set back, too
     with open_stores(root) as stores:
-        return sum(_recrawl(store, time.time() - older_than_s, outcomes, match) for store in stores)
+        return sum(_recrawl(store, before, outcomes, match) for store in stores)
 
 
 def _recrawl(store: Store, before: float, outcomes: frozenset[str], match: str | None) -> int:

@@ -20,7 +20,7 @@ from crawler.config import Config, HostRules
 from crawler.core.clock import Clock
 from crawler.core.durable import is_there
 from crawler.core.errors import FetchError, StorageError, lack_of
-from crawler.core.model import EXPANDED, Done, Dropped, Lease, Link, Outcome, Retry, Unvisited
+from crawler.core.model import EXPANDED, Done, Dropped, Lease, Outcome, Retry, Unvisited
 from crawler.crawl.expand import Expander
 from crawler.crawl.metrics import Metrics
 from crawler.crawl.visits import Visits
@@ -123,7 +123,7 @@ class Visitor:
             try:
                 if self._expander.sitemaps is not None:
                     await self._name_sitemaps(self._expander.sitemaps, lease)
-                refusal = self._refusal(lease.link)
+                refusal = self._refusal(lease)
             except Exception:
                 self._frontier.blame(lease)
                 raise
@@ -141,7 +141,10 @@ class Visitor:
             self.settle(lease, Unvisited())
             raise
 
-    def _refusal(self, link: Link) -> Outcome | None:
+    def _refusal(self, lease: Lease) -> Outcome | None:
+        link = lease.link
+        if self._member is not None and self._member.is_lost(lease):  # while its sitemaps waited for room
+            return Unvisited()
         if self._exclusion.is_set and (why := self._exclusion.refuses(link)) is not None:
             return Dropped(*why)
         robots = self._robots

@@ -26,7 +26,7 @@ from typing import Any, Final
 from urllib.request import Request
 
 from crawler.core.durable import rename, storing, sync_file
-from crawler.core.errors import ConfigError, StorageError
+from crawler.core.errors import ConfigError, StorageError, lack_of
 from crawler.fetch import cookie_file
 from crawler.fetch.cookie_file import FILE_BYTES_MAX
 from crawler.fetch.set_cookie import COOKIE_BYTES_MAX, SetCookie, looked_at
@@ -267,6 +267,10 @@ async def _save_now_and_then(cookies: Cookies, file: Path, kept: Path, login: in
         changed, is_saved = cookies.changed(), False
         try:
             is_saved = await asyncio.to_thread(_save, changed, file, kept, login)
+        except RuntimeError as error:
+            if (lack := lack_of(error)) is None:
+                raise
+            logger.warning("cookies are not saved: %s", lack)
         finally:
             if not is_saved:
                 cookies.not_saved(changed)

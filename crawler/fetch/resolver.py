@@ -68,7 +68,8 @@ _REASONS: Final = {
     "ARES_ETIMEOUT": "dns_timeout",
     "ARES_ECONNREFUSED": "resolver_unreachable",
 }
-_OURS: Final = ("ARES_ENOMEM", "ARES_EFILE")
+_OURS: Final = {"ARES_ENOMEM": errno.ENOMEM, "ARES_EFILE": errno.EMFILE}
+"""A lack of this machine: it may be over by now."""
 KEPT_BY_CARES: Final = frozenset({"nxdomain", "no_address"})
 """c-ares remembers these as their SOA says (RFC 2308 section 5), and cannot be told not to."""
 
@@ -243,9 +244,10 @@ class Resolver(AbstractResolver):
         if error is not None:
             code = _error_names().get(error.args[0]) if error.args else None
             reason = _REASONS.get(code or "", "servfail")
-        may_be_ours = reason in ("resolver_unreachable", "dns_timeout") or code == "ARES_EFILE"
-        lacking = errno.ENOMEM if code == "ARES_ENOMEM" else descriptors_spent() if may_be_ours else 0
-        if lacking or code in _OURS:
+        lacking = _OURS.get(code or "", 0)
+        if reason in ("resolver_unreachable", "dns_timeout"):
+            lacking = descriptors_spent()
+        if lacking:
             self._fail(host, waiting, StorageError("name lookup: out of memory or descriptors", errno=lacking))
         elif reason == "resolver_unreachable" and not is_second:
             self._query(host, waiting, family, is_second=True)
@@ -303,7 +305,9 @@ class Resolver(AbstractResolver):
                 flags=pycares.ARES_FLAG_EDNS | pycares.ARES_FLAG_NOSEARCH,
             )
         except Exception as error:  # without descriptors an import fails in as many ways as c-ares
-            raise StorageError(f"name lookup cannot begin: {lack_of(error) or error}", errno=descriptors_spent()) from error
+            lack = lack_of(error)
+            number = descriptors_spent() or (lack.errno if lack is not None else 0)
+            raise StorageError(f"name lookup cannot begin: {lack or error}", errno=number) from error
         self._channels.add(dns)
         return dns
 

@@ -21,6 +21,8 @@ SUSPECTS: Final = "\0suspects"
 GROUPS_MAX: Final = 65_536
 """Of 180 bytes. A group stays while it rests, though its hosts have gone home: where so many rest, no other is begun."""
 GROUPS_LOOK_EVERY_S: Final = 1.0
+ASK_AGAIN_S: Final = 10.0
+"""So often a host whose group was taken over asks how long that is to rest: the delay may have been taken back."""
 VISIT_S_MAX: Final = 1.0
 """A visit that took longer is not taken as the rule: the turns of a group would be told too late."""
 
@@ -64,8 +66,8 @@ class Groups:
         return lease.suspect or self._group_of is not None
 
     def stop(self, name: str, host: BenchHost, lease: Lease, now: float, *, was_called: bool) -> float | None:
-        """None if a host may deal this lease now. Else until when it rests, since there is no room for another group; or inf: it
-        waits from here on until it is called."""
+        """None if a host may deal this lease now. Else until when it rests, to ask again: there is no room for another group, or
+        its own may just have been visited by others; or inf: it waits from here on until it is called."""
         was_called |= host.has_turn
         for key in self._of(name, lease):
             if key not in self._all and not self._has_room(now):
@@ -73,8 +75,8 @@ class Groups:
             group, waiting = self._group(key), self._waiting.get(key)
             if key != SUSPECTS:
                 since, rest = self._taken_over(name)
-                if since > group.since:  # also of one that is known: its hosts may have been another node's meanwhile
-                    group.due = max(group.due, since + rest)
+                if since > group.since and since + rest > now:  # also of one that is known: it may have been another node's
+                    return min(since + rest, now + ASK_AGAIN_S)
             is_free = group.due <= now and group.out + group.called < self._limit(key, group, name)
             if not is_free or (waiting is not None and not was_called):
                 if waiting is None or was_called:

@@ -147,7 +147,7 @@ class Pump:
 
     async def revive(self, which: Selection) -> int:
         """Make settled URLs due again; how many. Durable on return. Raises StorageError: some may be."""
-        self._batches.revive((which.place,) if which.place is not None else None, self.frontier.bench)
+        self._batches.revive(which.hosts, self.frontier.bench)
         return await self._step_by_step(self._store.revive_some, which, revives=True)
 
     async def remove(self, which: Selection) -> int:

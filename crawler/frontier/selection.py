@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Collection, Set
 from typing import Final
 
 from msgspec import Struct
@@ -30,6 +30,13 @@ class Selection(Struct, frozen=True):
     def place(self) -> str | None:
         """The only host whose URLs may be meant."""
         return host_key(self.url) if self.url is not None else self.host
+
+    @property
+    def hosts(self) -> Collection[str] | None:
+        """Those that a person may mean who wants them tried again; None: any. No person means a slot."""
+        if self.place is not None:
+            return (self.place,)
+        return None if self.slot is None else ()
 
     def takes(self, known: Known) -> bool:
         link = known.link

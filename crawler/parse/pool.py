@@ -79,6 +79,8 @@ class ParserPool:
             for path in preload.split():  # later there may be no descriptor left to import with
                 function_of(path, self._functions)
         self._trouble: OSError | None = None
+        self._have_run = False
+        """The installation is in order: that processes end before they are ready is for want of something."""
         self.broken = ""
         """Why no process will ever run: a fault of the installation."""
 
@@ -235,12 +237,10 @@ class ParserPool:
                 break
             self._restarts += 1
             if process.ready:
+                self._have_run = True
                 blamed = self._blame(process)
                 continue
-            lack = process.lack
-            if lack is None and starts == STARTS_MAX and process.popen.returncode == -signal.SIGKILL:  # not by itself
-                lack = OSError(errno.ENOMEM, "they are killed, or too slow, before they are ready")
-            if lack is not None:  # it will start some time
+            if (lack := process.lack or self._lacking(process, starts)) is not None:  # it will start some time
                 starts -= 1
                 self._lack(lack, blamed)
                 blamed = None
@@ -248,6 +248,14 @@ class ParserPool:
         self.broken = f"parser processes do not run: {process.broken or 'they end before they are ready'}"
         if blamed is not None:
             self._queue.give_back(len(blamed.frame), blamed)
+
+    def _lacking(self, process: ParserProcess, starts: int) -> OSError | None:
+        """Of a process that ended before it was ready, as so many before it, and cannot say why. None: it ends by itself, and
+        none has ever been ready: so it is with this installation."""
+        have_run = self._have_run or any(other.ready for other in self._processes)
+        if starts < STARTS_MAX or not (have_run or process.popen.returncode == -signal.SIGKILL):
+            return None
+        return OSError(errno.ENOMEM, "they end, are killed, or are too slow, before they are ready")
 
     def _lack(self, error: OSError, blamed: Job | None) -> None:
         """This machine has no process for us just now: those who wait are told, also ``blamed``, unless there is another."""

@@ -132,8 +132,10 @@ class Changes:
     async def _write_down(self, new: Config) -> None:
         try:
             await asyncio.to_thread(write_effective, self._root, new)
-        except StorageError as error:
-            logger.warning("%s: the change was not written down; it lasts until the end of this process", error)
+        except (StorageError, RuntimeError) as error:
+            if (trouble := error if isinstance(error, StorageError) else lack_of(error)) is None:
+                raise
+            logger.warning("%s: the change was not written down; it lasts until the end of this process", trouble)
 
 
 def _blocked(host: str) -> HostConfig:

@@ -27,3 +27,23 @@ def test_a_wall_clock_that_is_set_back_meanwhile_holds_nothing_up(tmp_path):
         ended = subprocess.run(command, env=CLEAN, capture_output=True, text=True, timeout=100, check=False)
     assert ended.returncode == 0, ended.stderr
     assert [row["outcome"] for row in rows_of(tmp_path / "out")] == ["ok"]
+
+
+AHEAD = """
+import sys, time
+real = time.time
+time.time = lambda: real() + 86400.0
+from crawler.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_pages_that_were_visited_before_the_wall_clock_was_set_back_are_visited_again(tmp_path):
+    out = str(tmp_path / "out")
+    with webs.Web(default=lambda host, path: webs.text("page")).running() as web:
+        command = [sys.executable, "-c", AHEAD, "run", web.url("127.0.0.1", "/"), "-o", out, *LOCAL]
+        assert subprocess.run(command, env=CLEAN, capture_output=True, timeout=100, check=False).returncode == 0
+    for options, said in (["--older-than", "1h"], "no URL is due again"), ([], "1 URL is due again"):
+        command = [sys.executable, "-m", "crawler", "recrawl", out, *options]
+        ended = subprocess.run(command, env=CLEAN, capture_output=True, text=True, timeout=100, check=False)
+        assert said in ended.stderr, ended.stderr

@@ -24,6 +24,7 @@ import msgspec
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError, first_of, lack_of
 from crawler.core.log_record import extra_of
+from crawler.core.threads import run_to_its_end
 from crawler.crawl import Crawl, open_crawl
 from crawler.crawl.checkpoints import PartCutter
 from crawler.crawl.files import CrawlPart
@@ -246,5 +247,4 @@ class _ToParent(logging.Handler):
 def part_main(new_loop: Callable[[], asyncio.AbstractEventLoop], crawl: Callable[[], Coroutine[Any, Any, int]]) -> int:
     """In a process that was forked for it."""
     gc.freeze()
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(crawl())
+    return run_to_its_end(new_loop, crawl)

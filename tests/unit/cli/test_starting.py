@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import gzip
 import itertools
 import json
 import subprocess
@@ -145,3 +146,38 @@ def test_a_crawl_that_has_ended_tells_how_though_no_thread_is_left_to_end_its_lo
     ended = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60)
     assert ended.returncode == 4 and "1 of 1 URLs settled" in ended.stderr, ended
     assert json.loads(ended.stdout)["exit_code"] == 4
+    assert "Traceback" not in ended.stderr, "of a part that had ended"
+
+
+def test_what_ends_a_crawl_is_told_though_no_thread_is_left_to_end_its_loop(tmp_path: Path) -> None:
+    """A list that is damaged was a lack of threads, exit 3."""
+    whole = gzip.compress("".join(f"http://127.0.0.1:1/{n}\n" for n in range(1000)).encode())
+    (tmp_path / "list.gz").write_bytes(whole[: len(whole) // 2])
+    words = ["-i", str(tmp_path / "list.gz"), "-o", str(tmp_path / "out"), "--retries", "0", "--processes", "1"]
+    arguments = [sys.executable, "-c", UNFOLLOWED, "run", *words]
+    ended = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 2 and "list.gz: Compressed file ended" in ended.stderr, ended
+
+
+WAITING = """
+import os, sys
+from crawler.cli import starting
+from crawler.config import Config
+from crawler.crawl import membership
+from crawler.service import Signals
+from crawler.service import database_wait
+
+membership.why_away = lambda config: None
+config = Config(output=sys.argv[1], cluster="postgresql:///a", metrics_listen="localhost:0")
+database_wait.TRY_EVERY_S = 0.0
+with Signals() as signals:
+    starting._waited_in_vain(config, "run", signals, "away")
+print(len(os.listdir("/proc/self/task")))
+"""
+
+
+def test_whoever_has_waited_for_a_database_has_no_threads_of_it(tmp_path: Path) -> None:
+    """Parts are forked from it. It listens on a name meanwhile, which uvloop looks up in threads that stay."""
+    arguments = [sys.executable, "-c", WAITING, str(tmp_path / "out")]
+    ended = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.stdout == "1\n", ended

@@ -7,12 +7,13 @@ import gc
 import gzip
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
-from support.webs import Answer, Web, page
+from support.webs import Answer, Web, page, text
 
 from crawler.config.load import load
 from crawler.core.batch import Admitted
-from crawler.core.model import Lease, Link
+from crawler.core.model import Lease, Link, Unvisited
 from crawler.crawl.visits import Visits
 from crawler.crawl.wiring import open_crawl
 
@@ -76,6 +77,34 @@ async def test_what_a_body_decodes_to_is_held_no_longer_than_its_visit(tmp_path:
             crawl.visitor.settle(lease, outcome)
             crawl.pump.end()
             await running
+
+
+async def test_no_visit_begins_of_a_slot_that_was_lost_while_its_sitemaps_waited_to_be_admitted(tmp_path: Path) -> None:
+    """They wait for room while the database is away, for longer than a lease: by then another node visits that host."""
+    web = Web(default=lambda host, path: text("page"))
+    with web.running():
+        url = web.url("127.0.0.1", "/page")
+        settings = {"urls": [url], "output": str(tmp_path / "out"), "sitemaps": True, "delay": 0.0, "workers": 1}
+        async with open_crawl(load(settings | {"allow_net": ["127.0.0.0/8"]}).config) as crawl:
+            sitemaps, lost, settled = crawl.visitor._expander.sitemaps, set(), []
+            admit = sitemaps._admit
+
+            async def admit_late(admitted: Admitted) -> None:
+                await admit(admitted)
+                lost.add(url)
+
+            def ended(lease: Lease, outcome: object) -> None:
+                settled.append((lease.link.kind, type(outcome)))
+                if lost:
+                    crawl.drain("the test")
+
+            sitemaps._admit = admit_late
+            crawl.visitor._member = SimpleNamespace(is_lost=lambda lease: lease.link.url in lost)
+            crawl.visitor.on_settled = ended
+            async with asyncio.timeout(30):
+                await crawl.run()
+    assert ("seed", Unvisited) in settled
+    assert set(web.asked()) == {web.url("127.0.0.1", "/robots.txt")}
 
 
 async def test_visits_that_fail_leave_nothing_to_the_collector_of_cycles(tmp_path: Path) -> None:

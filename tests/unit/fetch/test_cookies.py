@@ -498,6 +498,29 @@ async def test_what_could_not_be_saved_is_saved_later(tmp_path: Path, monkeypatc
         assert cookies.header(HOME) == "a=1"
 
 
+async def test_what_no_thread_was_there_to_save_is_saved_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first try of a process begins one: they may have run out just then."""
+    monkeypatch.setattr("crawler.fetch.cookies.SAVED_EVERY_S", 0.01)
+    refused, begin = [], threading.Thread.start
+
+    def refuse_once(thread: threading.Thread) -> None:
+        if not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    file, kept = listed(tmp_path), tmp_path / "cookies.txt"
+    async with open_cookies(file, tmp_path) as cookies:
+        monkeypatch.setattr(threading.Thread, "start", refuse_once)
+        async with asyncio.timeout(20):
+            while not refused:
+                await asyncio.sleep(0.01)
+            cookies.received(HOME, ["a=1"])
+            while not kept.exists():
+                await asyncio.sleep(0.01)
+    assert "a\t1" in kept.read_text()
+
+
 def test_hosts_whose_cookies_can_never_be_saved_do_not_fill_the_memory() -> None:
     cookies = Cookies(CookieJar())
     for n in range(5 * GONE_MAX):

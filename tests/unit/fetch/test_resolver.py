@@ -387,20 +387,45 @@ async def test_an_unreachable_server_is_asked_once_more_for_it_may_be_us(monkeyp
         assert resolver._asked == {}
 
 
-async def test_that_c_ares_gets_no_memory_is_a_lack_that_may_pass(monkeypatch):
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [(pycares.errno.ARES_ENOMEM, "allow more memory"), (pycares.errno.ARES_EFILE, "allow more descriptors")],
+)
+async def test_what_c_ares_does_not_get_for_a_lookup_is_a_lack_that_may_pass(monkeypatch, code, advice):
     """One without a number ends a crawl at once; with it there are fewer fetches at a time."""
 
     def refuse(*arguments: object, **options: object) -> asyncio.Future[None]:
         asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        asked.set_exception(aiodns.error.DNSError(pycares.errno.ARES_ENOMEM, "Out of memory"))
+        asked.set_exception(aiodns.error.DNSError(code, "a lack"))
         return asked
 
     monkeypatch.setattr(aiodns.DNSResolver, "getaddrinfo", refuse)
     async with resolving() as (resolver, _):
-        with pytest.raises(StorageError, match="allow more memory") as caught:
+        with pytest.raises(StorageError, match=advice) as caught:
             await resolver.resolve("good.sin.test")
         assert caught.value.errno in SCARCE
         assert resolver._asked == {}
+
+
+@pytest.mark.parametrize(
+    "lack",
+    [
+        MemoryError(),
+        ImportError("_cares.so: failed to map segment from shared object"),
+        ImportError("_cares.so: cannot open shared object file: Too many open files"),
+    ],
+)
+async def test_what_the_first_lookup_of_all_does_not_get_is_a_lack_that_may_pass(monkeypatch, lack):
+    """It loads c-ares; and what was lacking may be there again when that is looked for."""
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise lack
+
+    monkeypatch.setattr(aiodns, "DNSResolver", refuse)
+    async with resolving() as (resolver, _):
+        with pytest.raises(StorageError, match="name lookup cannot begin") as caught:
+            await resolver.resolve("a.test")
+        assert caught.value.errno in SCARCE
 
 
 async def test_where_there_is_no_thread_for_the_lookups_it_says_what_to_do(monkeypatch):

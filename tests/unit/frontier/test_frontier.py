@@ -1131,6 +1131,19 @@ async def test_a_host_that_is_given_up_while_a_retry_goes_through_the_records_is
     assert world.frontier.counts.reasons == {"refused": 2}
 
 
+async def test_what_a_lost_disk_held_of_one_slot_has_no_host_of_another_tried_again():
+    """A node looks through one slot after the other for it, meanwhile its other hosts are given up as ever."""
+    world = World(failures=1)
+    async with asyncio.TaskGroup() as tasks:
+        pump = tasks.create_task(world.pump.run(world.recover))
+        await (await world.frontier.admit(Admitted(tuple(links(1, 1500)))))
+        world.frontier.settle(await world.take(), REFUSED)
+        assert world.pump._batches.given_up("h0.test"), "with a commit that is not made yet"
+        assert await world.pump.revive(Selection(files=frozenset({"lost"}), slot=0)) == 0
+        await world.end_with(REFUSED, pump)
+    assert world.frontier.counts.reasons == {"refused": 1, "host_down": 1499}
+
+
 async def test_a_visit_that_was_out_when_its_host_was_given_up_does_not_undo_a_retry():
     """It counted as one more failure in a row: the host was given up again, and what was due again settled unfetched."""
     world = World(per_host=2, failures=2)

@@ -499,6 +499,17 @@ def test_a_group_that_was_visited_here_rests_as_its_visits_say_however_long_a_de
     assert bench.take(11.0).link.host == "2.a.test"
 
 
+def test_a_group_that_was_not_visited_here_yet_is_visited_once_a_long_delay_is_taken_back():
+    """All domains that were not had stood still until it was over, counted from the start of the process."""
+    rest = [3600.0]
+    bench = Workbench(lambda host: 1, group_of=domain, taken_over=lambda host: (0.0, rest[0]))
+    bench.put([lease("1.a.test", 0), lease("2.a.test", 0), lease("1.b.test", 0)])
+    assert bench.take(6.0) is None and bench.next_due() <= 16.0
+    rest[0] = 5.0
+    taken = {bench.take(16.0).link.host for _ in range(2)}
+    assert taken in ({"1.a.test", "1.b.test"}, {"2.a.test", "1.b.test"}) and bench.take(16.0) is None
+
+
 def test_hosts_whose_group_has_no_turn_for_them_soon_are_told_when_it_may_have_one():
     """But not the first of each, those that rest themselves, and those that visit a robots.txt for another."""
     bench = Workbench(lambda host: 1, group_of=domain)

@@ -419,6 +419,30 @@ async def test_processes_that_cannot_begin_for_want_of_something_are_our_own_tro
                 break
 
 
+async def test_processes_that_end_as_they_begin_and_did_not_before_are_our_own_trouble(tmp_path, monkeypatch):
+    """The interpreter itself gets no memory, or the machine has no descriptors to load it with: it cannot say so."""
+    armed = tmp_path / "armed"
+    (tmp_path / "sitecustomize.py").write_text(f"import os\nif os.path.exists({str(armed)!r}):\n    os._exit(127)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("crawler.parse.pool.START_AGAIN_S", 0.01)
+    async with open_patient() as parser:
+        assert await act(parser, "fine") == "fine"
+        armed.touch()
+        parser.restart()
+        for _ in range(2):
+            with pytest.raises(StorageError, match="allow more memory"):
+                await act(parser, "fine")
+        armed.unlink()
+        await until(lambda: parser.stats().processes == 1)
+        while True:
+            try:
+                assert await act(parser, "fine") == "fine"
+            except StorageError:
+                await asyncio.sleep(0.01)
+            else:
+                break
+
+
 async def test_a_process_has_nothing_but_its_socket(tmp_path, monkeypatch):
     """No descriptor, no secret, no file it could write; little imported; small."""
     monkeypatch.setenv("CRAWLER_API_TOKEN", "secret")

@@ -23,6 +23,27 @@ async def test_what_is_in_effect_is_written_down_though_not_everybody_has_said_s
     assert "rate = 3" in (tmp_path / "crawl.toml").read_text()
 
 
+async def test_a_reload_that_no_thread_is_left_to_write_down_holds(tmp_path, monkeypatch, caplog):
+    """It ended the daemon."""
+    crawl = SimpleNamespace(config=load({"output": str(tmp_path)}, environ={}).config)
+    begin = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("asyncio_"):
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    async def reconfigure(config):
+        crawl.config = config
+
+    crawl.reconfigure = reconfigure
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    changes = Changes(crawl, tmp_path)
+    await changes.reload(lambda: load({"output": str(tmp_path), "retries": 5}, environ={}).config)
+    assert (crawl.config.retries, changes.last_reload_successful) == (5, True)
+    assert "was not written down" in caplog.text and "ulimit -u" in caplog.text
+
+
 async def test_a_reload_from_a_disk_that_hangs_leaves_other_changes_their_turn(tmp_path):
     """They waited for it as long as it hung, and were refused with 504, untried. A second reload comes after the first."""
     crawl = SimpleNamespace(config=load({"output": str(tmp_path)}, environ={}).config)

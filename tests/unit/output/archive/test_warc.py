@@ -529,7 +529,7 @@ def test_a_head_of_very_many_lines_is_read_in_no_more_memory_than_its_bytes(wher
     file = io.BytesIO(gzip.compress(fields + b"\r\n" + block + b"\r\n\r\n", 1))
     tracemalloc.start()
     try:
-        checked = _checked(file, "made", 0, len(file.getbuffer()))
+        checked = checked_at(file, "made", 0, len(file.getbuffer()))
         assert tracemalloc.get_traced_memory()[1] < 4 * len(lines)
     finally:
         tracemalloc.stop()
