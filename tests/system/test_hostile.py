@@ -82,9 +82,8 @@ def ends_of_all(site: Site, tmp: Path, way: str) -> list[Exception]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_each_sin_ends_as_it_must_and_spoils_no_other_page_on_either_loop_and_by_either_way(
-    site: Site, tmp_path: Path, way: str
-) -> None:
-    """One test of all, for the workers that a run is divided among would each commit all again to tell of some."""
+def test_each_sin_ends_as_it_must_and_spoils_no_other_page(site: Site, tmp_path: Path, way: str) -> None:
+    """On either loop and by either way. One test of all: each of the workers that a run is divided among would commit all of them
+    again to tell of some."""
     if faults := ends_of_all(site, tmp_path, way):
         raise ExceptionGroup("sins that ended otherwise", faults)
