@@ -44,6 +44,7 @@ def run_to_its_end(new_loop: Callable[[], AbstractEventLoop], main: Callable[[],
     import asyncio  # here: some that open a store have no loop
 
     runner = asyncio.Runner(loop_factory=new_loop)
+    runner.get_loop()  # or it cannot be had, and what was to run is told of as never awaited
     try:
         return runner.run(main())
     finally:
