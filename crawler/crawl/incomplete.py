@@ -7,6 +7,7 @@ frames read lately lack.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from typing import Final
 
@@ -19,7 +20,7 @@ from crawler.crawl.embeds import NESTING_MAX
 from crawler.crawl.reading import scope_in
 from crawler.output import CrawlReader, Row, row_at
 from crawler.parse.html import MIMES as HTML
-from crawler.parse.html import Options
+from crawler.parse.html import Options, Outlinks
 from crawler.parse.limited import limited_memory
 from crawler.parse.requisites import MIMES, requisites
 
@@ -56,17 +57,24 @@ class _Needs:
 
     def missing_in(self, row: Row, nesting: int) -> Missing:
         """What a document needs and lacks, with what is needed by that."""
-        try:
-            with self._reader.open_body(row) as body:
-                content = body.read(self._max_parse)
-            with limited_memory():
-                found = requisites(content, row["canonical"], row["mime"], row["charset"], (), self._options)
-        except (LookupError, MemoryError):  # it was not kept, or is kept no longer; or it is hostile
+        found = self._found_in(row)
+        if found is None:
             if not nesting:
                 self._on_unread()
             return frozenset()
         wanted = [url for url, _ in self._scope.embeds(found.links, {})]
         return frozenset().union(*(self._missing_of(url, nesting + 1) for url in wanted))
+
+    def _found_in(self, row: Row) -> Outlinks | None:
+        """None: its body was not kept, or is kept no longer; or it is hostile."""
+        try:
+            with self._reader.open_body(row) as body:
+                content = body.read(self._max_parse)
+        except LookupError:
+            return None
+        with suppress(MemoryError), limited_memory():
+            return requisites(content, row["canonical"], row["mime"], row["charset"], (), self._options)
+        return None
 
     def _found_missing(self, url: str, nesting: int) -> Missing:
         known = self._reader.known(url)
