@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import itertools
 import json
 import os
 import resource
@@ -145,7 +146,7 @@ def test_two_daemons_do_not_share_a_directory(tmp_path):
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_daemon_that_goes_on_while_the_disk_is_full_waits_for_room(tmp_path, processes):
     """It ended with exit 3, five times within a minute, and systemd began it no more, whatever room was made afterwards."""
-    options = ("--processes", processes, "--memory-limit", "1GiB", "--parsers", "0")
+    options = ("--processes", processes, "--memory-limit", "1GiB", "--parsers", "0", "--no-robots")
     with served(tmp_path, *options) as daemon:
         assert ended(daemon)[0] == 0
     port = port_of_its_own()
@@ -161,7 +162,9 @@ def test_a_daemon_that_goes_on_while_the_disk_is_full_waits_for_room(tmp_path, p
             wait_until(lambda: answer_of(port, "/readyz") == (503, b"waits for disk\n"))
             wait_until(lambda: answer_of(port, "/livez") == (200, b"ok\n"))
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-            daemon.said("control API on port")
+            said = list(itertools.takewhile(lambda line: "control API on port" not in line, process.stderr))
+            is_warned = sum("robots.txt is not obeyed" in line for line in said)
+            assert is_warned == (processes == "2"), "of several the first opening comes no further; it is said once"
             until(daemon, state="running")
             assert ended(daemon)[0] == 0
 
