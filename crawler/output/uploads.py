@@ -105,7 +105,7 @@ class Uploads:
         try:
             self._note(await self._full())
         except Exception as error:
-            if not isinstance(error, StorageError | OSError) and lack_of(error) is None:
+            if not isinstance(error, OSError) and storage_error_of(error) is None:
                 raise
 
     def _pause_s(self) -> float:
