@@ -61,7 +61,7 @@ async def run_parts(
                 finally:
                     shown.cancel()
         await all_shown(shown)
-        if error is not None and crew.may_open_anew(error):
+        if error is not None and crew.stopped_by is None and crew.may_open_anew(error):
             raise error
         snapshot = crew.stats("ended")
         if error is None or crew.begun is not None:
