@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from sys import intern
 from typing import Final
 
 import orjson
@@ -34,6 +35,7 @@ CARRIES_ON: Final = (NEW, FOREIGN, *DUPLICATE)
 """Verdicts on a redirect's target that will have the final row of its line."""
 _VALIDATORS: Final = frozenset({b"etag", b"last-modified"})
 _VALIDATOR_CHARS: Final = frozenset(map(len, _VALIDATORS))
+CODING_CHARS_MAX: Final = 40
 _EMPTY: Final[Row] = {"schema": SCHEMA, **dict.fromkeys(FIELDS)}
 
 
@@ -94,6 +96,7 @@ def known_of(settled: Settled, kept: Kept | None, row: Row, ref: Ref, wall: floa
             change=row["change"],
             content=content,
             line_has_ended=settled.was_redirected,
+            coding=_short(page.coding or ""),
         )
     status, at = (page.status, page.fetched_at) if page is not None else (None, wall)
     known = Known(
@@ -117,7 +120,13 @@ def known_of(settled: Settled, kept: Kept | None, row: Row, ref: Ref, wall: floa
         last_modified=modified or before.last_modified,
         digest=before.digest,
         archived_at=before.archived_at or before.fetched_at,
+        coding=before.coding,
     )
+
+
+def _short(coding: str) -> str | None:
+    """A server may name any number; of the few that are in use each is in memory once."""
+    return intern(coding) if len(coding) <= CODING_CHARS_MAX else None
 
 
 def _robots_outcome(outcome: Done | Dropped) -> str:

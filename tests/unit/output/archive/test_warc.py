@@ -20,6 +20,7 @@ from cdxj_indexer.main import CDXJIndexer
 from fastwarc.warc import ArchiveIterator as FastIterator
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from support.pages import WALL, Ledger, known_of, page_of
 from warcio.archiveiterator import ArchiveIterator
 
@@ -296,6 +297,18 @@ def test_no_revisit_of_the_same_bytes_that_were_of_another_coding(ledger, coded_
     assert same.body == known.archive != kept.body
     with open_body(ledger.root, kept.body) as body:
         assert body.read() == (packed if coded_first else b"<p>text")
+
+
+def test_what_is_known_of_a_page_says_what_it_may_repeat_without_a_look_at_its_record(ledger):
+    """A look at each took longer than all else that an unchanged page costs here, and a disk that turns had a seek for it."""
+    packed = gzip.compress(b"<p>text")
+    page = page_of(ledger.root, packed, headers=((b"Content-Encoding", b"gzip"),), coding="gzip")
+    kept = ledger.append(page)
+    ledger.commit()
+    os.truncate(ledger.files("warc")[0], 0)
+    known = replace(known_of(page, kept), coding="gzip")
+    assert ledger.append(page, known).body == kept.body
+    assert ledger.append(page_of(ledger.root, packed), known).body != kept.body
 
 
 def test_no_revisit_of_what_is_about_to_be_deleted(ledger):
