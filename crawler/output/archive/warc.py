@@ -133,7 +133,8 @@ class WarcArchive:
     def _describe(self, pair: Pair) -> None:
         """By whom and how what follows is made: at a file's beginning, where another process goes on with it, perhaps of another
         version and with other settings, and where those have changed."""
-        settings, told, pair.told = self._settings, pair.told, self._settings
+        settings = self._settings  # read once: a thread may change it meanwhile
+        told, pair.told = pair.told, settings
         if settings == told:
             return
         wall, warc, pair.info_at = time.time(), pair.warc, pair.warc.size

@@ -159,6 +159,23 @@ def test_a_file_says_anew_how_what_follows_was_made(ledger):
     assert b"operator: tests\r\n" in told()["f"], "what was cut off with the batch is said again"
 
 
+def test_settings_that_change_while_a_file_says_them_are_said_next(ledger):
+    said = [{"n": "1"}, {"n": "1"}, {"n": "2"}]
+
+    class Hurried(type(ledger.archive)):
+        """Changed by another thread between any two looks."""
+
+        @property
+        def _settings(self):
+            return said.pop(0) if len(said) > 1 else said[0]
+
+    ledger.archive.__class__ = Hurried
+    for _ in range(2):
+        ledger.append(page_of(ledger.root))
+    ledger.commit()
+    assert [payload for fields, _, payload in records_of(ledger) if fields["WARC-Type"] == "metadata"][-1] == b"n: 2\r\n"
+
+
 @given(digest=st.binary(min_size=20, max_size=20))
 def test_digests_are_written_in_base32(digest):
     assert sha1_text(digest) == "sha1:" + base64.b32encode(digest).decode()
