@@ -264,7 +264,8 @@ def import_aiohttp() -> None:
 
 def in_a_loop(crawl: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run it to its end. StorageError: there are no threads for its loop, or no descriptors."""
-    from crawler.core.threads import LOOP_THREADS, run_to_its_end, try_threads
+    from crawler.core.threads import LOOP_THREADS, try_threads
+    from crawler.service.loop import run_to_its_end
 
     settle_memory()
     try_threads(LOOP_THREADS)  # a parent that crawls nothing tries no others, and may listen on a name
@@ -275,7 +276,7 @@ def _before_parts(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """In a loop that leaves no threads behind, as uvloop does: no part is to be forked beside them."""
     import asyncio
 
-    from crawler.core.threads import run_to_its_end
+    from crawler.service.loop import run_to_its_end
 
     _try_descriptors()
     return run_to_its_end(asyncio.new_event_loop, main)

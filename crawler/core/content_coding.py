@@ -361,3 +361,6 @@ def brotli_with_tail(data: bytes, limit: int) -> bytes | None:
 _STAGES: Final[dict[str, Stage]] = {"gzip": _gzip, "deflate": _deflate, "br": _brotli, "zstd": _zstd}
 ACCEPTED: Final = ", ".join(_STAGES)
 """The Accept-Encoding header: what this module undoes."""
+REPLAYED: Final = "gzip, br"
+"""The same where bodies are kept as they come: what those undo who replay an archive. To pywb zstd is no coding, to
+ReplayWeb.page nor is deflate: they show such a page as the bytes that it came in."""

@@ -1,17 +1,11 @@
-"""Whether a process gets its threads. RocksDB and libuv, which begin some of their own, abort it where they get none."""
+"""Tries whether a process gets its threads. RocksDB and libuv, which begin some of their own, abort it where they get none."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Final
 
 from crawler.core.errors import lack_of
-
-if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
-
-T = TypeVar("T")
 
 CRAWL_THREADS: Final = 13
 """Of one process that crawls, its first left out, its parser process counted in."""
@@ -36,19 +30,3 @@ def try_threads(count: int) -> None:
         over.set()
         for thread in begun:
             thread.join()
-
-
-def run_to_its_end(new_loop: Callable[[], AbstractEventLoop], main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """What it returns or raises, in a loop of its own, also where no thread is left to wait for those of the loop: all else has
-    ended. StorageError where no descriptors are left to end in order: uvloop cannot be closed then."""
-    import asyncio  # here: some that open a store have no loop
-
-    runner = asyncio.Runner(loop_factory=new_loop)
-    try:
-        return runner.run(main())
-    finally:
-        try:
-            runner.close()
-        except RuntimeError as error:
-            if lack_of(error) is None:
-                raise lack_of(error.__context__) or error from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Final
 
 from msgspec import Struct
@@ -19,7 +20,7 @@ from crawler.crawl.embeds import NESTING_MAX
 from crawler.crawl.reading import scope_in
 from crawler.output import CrawlReader, Row, row_at
 from crawler.parse.html import MIMES as HTML
-from crawler.parse.html import Options
+from crawler.parse.html import Options, Outlinks
 from crawler.parse.limited import limited_memory
 from crawler.parse.requisites import MIMES, requisites
 
@@ -81,12 +82,8 @@ class _Needs:
         self._documents_left -= 1
         if self._documents_left < 0:
             raise _TooMuchError
-        try:
-            with self._reader.open_body(row) as body:
-                content = body.read(self._max_parse)
-            with limited_memory():
-                found = requisites(content, row["canonical"], row["mime"], row["charset"], (), self._options)
-        except (LookupError, MemoryError):  # it was not kept, or is kept no longer; or it is hostile
+        found = self._found_in(row)
+        if found is None:
             if not nesting:
                 self._on_unread()
             return frozenset()
@@ -113,6 +110,17 @@ class _Needs:
             (old, _), gone = self._remembered.popitem(last=False)
             self._remembered_bytes -= _size(old, gone)
         return found
+
+    def _found_in(self, row: Row) -> Outlinks | None:
+        """None: its body was not kept, or is kept no longer; or it is hostile."""
+        try:
+            with self._reader.open_body(row) as body:
+                content = body.read(self._max_parse)
+        except LookupError:
+            return None
+        with suppress(MemoryError), limited_memory():
+            return requisites(content, row["canonical"], row["mime"], row["charset"], (), self._options)
+        return None
 
     def _found_missing(self, url: str, nesting: int) -> Missing:
         known = self._reader.known(url)

@@ -2,7 +2,8 @@
 
 Why: llhttp refuses the blank that a chunk extension may begin with (7.1.1, BWS: a recipient MUST parse it), and calls back
 into Python several times for every chunk, so that a body in chunks of one byte would cost seconds. What is fed to it is one
-chunk for all that has come, without extensions; the last chunk and its trailers stay as they are, and stay its to judge.
+chunk for all that has come, without extensions; the last chunk and its trailers stay as they are, and stay its to judge; but of
+trailers no more comes than may.
 
 Invariant: nothing passes here that llhttp would refuse but for white space before an extension, and white space, as before,
 behind the size.
@@ -15,6 +16,10 @@ from typing import Final
 
 LINE_BYTES_MAX: Final = 16 << 10
 """A chunk's size and its extensions."""
+TRAILERS_BYTES_MAX: Final = 16 << 10
+"""Behind the last chunk. llhttp bounds their lines and their number only, and keeps each of them, twice: megabytes of every
+connection, which are in no account. As a head that is no longer, these are."""
+_END: Final = b"\r\n\r\n"
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?").fullmatch
 _plain: Final = re.compile(rb"\r\n([1-9A-Fa-f][0-9A-Fa-f]{0,7})\r\n").match
 """Between most chunks."""
@@ -25,10 +30,11 @@ _DIGITS_MAX: Final = 16
 class Chunks:
     """``feed`` what has come after the head. ``extra_max``: bytes of extensions and padding that are put up with."""
 
-    __slots__ = ("_carry", "_extra_left", "_left", "_within", "fault", "framing", "is_last")
+    __slots__ = ("_carry", "_extra_left", "_left", "_trailers_left", "_within", "fault", "framing", "is_last")
 
     def __init__(self, extra_max: int) -> None:
         self._extra_left = extra_max
+        self._trailers_left = TRAILERS_BYTES_MAX
         self._carry = b""  # the beginning of a line
         self._left = 0  # bytes of this chunk's data to come
         self._within = False  # a chunk has begun: a line end is due after its data
@@ -41,10 +47,10 @@ class Chunks:
 
     def feed(self, data: bytes) -> bytes:
         """What the parser is to be given in its place; nothing more once there is a fault."""
-        if self.is_last:
-            return data
         if self.fault is not None:
             return b""
+        if self.is_last:
+            return self._trailers(data)
         data, self._carry = self._carry + data if self._carry else data, b""
         body: list[bytes] = []
         at, rest = 0, b""
@@ -81,13 +87,25 @@ class Chunks:
                 break
             if not found:
                 self.is_last = True
-                rest = b"0" + data[end:]
+                rest = b"0" + self._trailers(data[end:])
                 break
             self._left, self._within = found, True
             self.framing += end + 2 - begin
             at = end + 2
         joined = b"".join(body)
         return (b"%x\r\n%b\r\n" % (len(joined), joined) if joined else b"") + rest
+
+    def _trailers(self, data: bytes) -> bytes:
+        """What may pass of them, and all that follows: it is not theirs. They begin with the line end of the last chunk."""
+        seen, held = self._carry + data, len(self._carry)
+        end = seen.find(_END)
+        size = len(data) if end < 0 else max(0, end + len(_END) - held)
+        self._carry = seen[1 - len(_END) :]
+        self._trailers_left -= size
+        if self._trailers_left < 0:
+            self.fault = ("header_too_large", f"trailers of over {TRAILERS_BYTES_MAX} bytes")
+            return data[: size + self._trailers_left]
+        return data
 
     def _wait(self, framing: bytes, line: bytes) -> None:
         """For the end of a line. A bare line feed ends none."""

@@ -13,7 +13,17 @@ from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
-from crawler.core.content_coding import PIECE_BYTES, between_bytes_max, bounded, decoded, decoder_bytes, stacked, whole
+from crawler.core.content_coding import (
+    ACCEPTED,
+    PIECE_BYTES,
+    REPLAYED,
+    between_bytes_max,
+    bounded,
+    decoded,
+    decoder_bytes,
+    stacked,
+    whole,
+)
 from crawler.core.errors import FetchError
 from crawler.core.page import Body, Page
 from crawler.core.sniff import PREFIX_BYTES, sniff
@@ -41,6 +51,11 @@ class Finisher:
         self._ratio_max = ratio_max
         self._codings_max = codings_max
         self._turns = asyncio.Semaphore(AT_ONCE)
+
+    @property
+    def accepted(self) -> str:
+        """The codings to be asked for."""
+        return ACCEPTED if self._decode_body else REPLAYED
 
     async def finish(self, page: Page, codings: tuple[str, ...], limit: int, room: Room | None = None) -> None:
         """Complete a page whose body is sealed. ``limit``: most bytes it may decode to. Raises StorageError."""

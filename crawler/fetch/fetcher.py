@@ -120,7 +120,7 @@ class Fetcher:
         """From the next request on: deadlines, limits of bodies, accept_mime, rates, headers and proxies; the session keeps
         all else."""
         self._config = config
-        self._profile_of = profiles(config, hosts)
+        self._profile_of = profiles(config, hosts, self.finisher.accepted)
         self.pace(config.rate, config.bandwidth)
 
     def stats(self) -> FetchStats:

@@ -115,9 +115,9 @@ def user_agent(config: FetchConfig) -> str:
     return f"Mozilla/5.0 (compatible; {config.name}/{__version__}{contact})"
 
 
-def profiles(config: FetchConfig, hosts: Sequence[HostConfig]) -> Callable[[str], Profile]:
-    """A function from origin (or host key) to Profile."""
-    common = {"User-Agent": user_agent(config), "Accept": "*/*", "Accept-Encoding": ACCEPTED}
+def profiles(config: FetchConfig, hosts: Sequence[HostConfig], codings: str = ACCEPTED) -> Callable[[str], Profile]:
+    """A function from origin (or host key) to Profile. ``codings`` are asked for."""
+    common = {"User-Agent": user_agent(config), "Accept": "*/*", "Accept-Encoding": codings}
     for line in config.header:
         name, _, value = line.partition(":")
         _set(common, name, value.strip())

@@ -65,7 +65,8 @@ async def open_fetcher(
     make_tls = cache(partial(tls_context, config.ca_file, insecure=config.insecure))
     if config.ca_file is not None:
         make_tls(check_names=True)  # what is wrong with it is told at the start; else the first https link is early enough
-    profile_of = profiles(config, hosts)
+    finisher = Finisher(tmp, decode_body=decode_body, ratio_max=config.max_decode_ratio, codings_max=config.max_codings)
+    profile_of = profiles(config, hosts, finisher.accepted)
     concurrency_max, idle_max = shares(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     # asyncio allots a buffer of this size to every TLS connection: 256 KiB unless told otherwise.
     asyncio.sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
@@ -94,7 +95,7 @@ async def open_fetcher(
         async with _session(connector, heads) as session:
             by_session = BySession(session, user_agent(config))
             transport: Transport = Lean(connector, by_session, heads | {"read_until_eof": True}) if lean else by_session
-            new_body, finisher = partial(Body, tmp, body_memory_bytes), _finisher(config, tmp, decode_body)
+            new_body = partial(Body, tmp, body_memory_bytes)
             yield Fetcher(config, transport, connector, guard, profile_of, new_body, finisher, concurrency_max, cookies)
     finally:
         loop.set_exception_handler(handled)
@@ -110,10 +111,6 @@ def _heads(config: FetchConfig) -> dict[str, Any]:
         "max_field_size": config.max_header_line,
         "max_headers": config.max_headers,
     }
-
-
-def _finisher(config: FetchConfig, tmp: Path, decode_body: bool) -> Finisher:
-    return Finisher(tmp, decode_body=decode_body, ratio_max=config.max_decode_ratio, codings_max=config.max_codings)
 
 
 def _session(connector: Connector, heads: Mapping[str, Any]) -> aiohttp.ClientSession:

@@ -1,6 +1,6 @@
 """One crawl as a process: run, serve, the control API. Names are imported when first asked for.
 
-run, serve           the two ways to run a crawl: signals, exit code; sd_notify, reload, opening_wait
+run, serve           the two ways to run a crawl: loop, signals, exit code; sd_notify, reload, opening_wait
 health               what a scrape and a health check are told; memory_report
 steered              what the API may ask of a crawl: here, or of several processes (parts/)
 listener             the only way connections are accepted

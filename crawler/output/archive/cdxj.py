@@ -42,7 +42,8 @@ def line(page: Page, ref: Ref, digest: str, *, is_revisit: bool) -> bytes:
     stamp = date(page.fetched_at).translate(_DIGITS)
     mime = "warc/revisit" if is_revisit else _mime(page)
     status = None if is_revisit and page.status == 304 else str(page.status)
-    return line_of(Pointer(page.url, stamp, digest, ref.offset, ref.length, mime, status), ref.file)
+    said = line_of(Pointer(page.url, stamp, digest, ref.offset, ref.length, mime, status), ref.file)
+    return said if not page.is_by_head else said[:-2] + b', "method": "HEAD"}\n'  # no page to be replayed
 
 
 class Pointer(NamedTuple):

@@ -51,6 +51,19 @@ def surt(href: str) -> str:
     return f"{key}?{ordered}" if ordered else key
 
 
+def player_key(href: str) -> str:
+    """The key by which ReplayWeb.page looks for a canonical URL in the index of a WACZ file (``getSurt`` of warcio.js): nothing
+    is unescaped, and nothing left out but ``www.`` and letter case: ``http://www.example.org/A/?b&a`` is
+    ``org,example)/a/?a&b``."""
+    authority, slash, rest = href.lower().partition("://")[2].partition("/")
+    name, colon, port = authority.rpartition(":") if _PORT(authority) else (authority, "", "")
+    if www := _WWW(name):
+        name = name[www.end() :]
+    path, _, query = rest.partition("?")
+    key = f"{','.join(reversed(name.split('.')))}{colon}{port}){slash}{path}"
+    return f"{key}?{'&'.join(sorted(query.split('&')))}" if query else key
+
+
 def _path(path: bytes) -> bytes:
     kept: list[bytes] = []
     for segment in path.split(b"/")[1:]:

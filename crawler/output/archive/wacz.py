@@ -20,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO, Final
 
+import orjson
 from msgspec import Struct
 
 from crawler.core.durable import open_there
@@ -27,6 +28,7 @@ from crawler.core.errors import StorageError
 from crawler.core.model import Mark
 from crawler.core.version import __version__
 from crawler.output.archive import cdxj
+from crawler.output.archive.surt import player_key
 from crawler.output.archive.warc_verify import RESPONSES, checked_at
 from crawler.output.file_names import indexes_in
 
@@ -162,12 +164,26 @@ def _committed(path: Path, source: BinaryIO, mark: Mark) -> Iterator[bytes]:
 
 
 def _index(target: zipfile.ZipFile, lines: Path) -> list[_Resource]:
-    """The index lines of all files in order, in compressed blocks, and the index of those blocks."""
+    """The index lines of all files in order, in compressed blocks, and the index of those blocks. A player finds the block that
+    it needs by its own key of a URL, so that is what they are ordered by: a line in another block is as good as none."""
+    keyed = lines.with_name("keyed")
+    with lines.open("rb") as source, keyed.open("wb") as out:
+        out.writelines(map(_keyed, source))
+    keyed.replace(lines)
     cdxj.sort(lines)
     heads = [b"!meta 0 " + json.dumps({"format": "cdxj-gzip-1.0", "filename": _INDEX}).encode() + b"\n"]
     with lines.open("rb") as source:
         blocks = _spooled(target, f"indexes/{_INDEX}", _blocks(source, heads), lines.with_name("blocks"))
     return [blocks, _stored(target, "indexes/index.idx", heads, sum(map(len, heads)), zipfile.ZIP_DEFLATED)]
+
+
+def _keyed(line: bytes) -> bytes:
+    """An index line by the key that players look for. A damaged one is told later."""
+    try:
+        _, stamp, fields = line.split(b" ", 2)
+        return b"%s %s %s" % (player_key(orjson.loads(fields)["url"]).encode(), stamp, fields)
+    except (ValueError, KeyError, TypeError):
+        return line
 
 
 def _blocks(lines: Iterable[bytes], heads: list[bytes]) -> Iterator[bytes]:

@@ -24,12 +24,12 @@ import msgspec
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError, first_of, lack_of
 from crawler.core.log_record import extra_of
-from crawler.core.threads import run_to_its_end
 from crawler.crawl import Crawl, open_crawl
 from crawler.crawl.checkpoints import PartCutter
 from crawler.crawl.files import CrawlPart
 from crawler.frontier.selection import Selection
 from crawler.service.health import Vitals, open_vitals
+from crawler.service.loop import run_to_its_end
 from crawler.service.parts.channel import Channel, Gone, words_of
 from crawler.service.parts.merged import Look, counted
 from crawler.service.parts.seeding import decode_admitted

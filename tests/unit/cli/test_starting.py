@@ -165,13 +165,13 @@ from crawler.cli import starting
 from crawler.config import Config
 from crawler.crawl import membership
 from crawler.service import Signals
-from crawler.service import database_wait
+from crawler.service import opening_wait
 
 membership.why_away = lambda config: None
 config = Config(output=sys.argv[1], cluster="postgresql:///a", metrics_listen="localhost:0")
-database_wait.TRY_EVERY_S = 0.0
+opening_wait.TRY_EVERY_S = 0.0
 with Signals() as signals:
-    starting._waited_in_vain(config, "run", signals, "away")
+    starting._waited_in_vain(config, "run", signals, "database", "away", 0.0)
 print(len(os.listdir("/proc/self/task")))
 """
 

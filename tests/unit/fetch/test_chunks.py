@@ -12,7 +12,7 @@ from aiohttp.http_parser import HttpResponseParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crawler.fetch.chunks import LINE_BYTES_MAX, Chunks
+from crawler.fetch.chunks import LINE_BYTES_MAX, TRAILERS_BYTES_MAX, Chunks
 
 EXTRA_MAX = 64 << 10
 
@@ -78,6 +78,21 @@ def test_no_bytes_raise_and_none_are_made_up(drawn, at, noise, cuts):
     out, reader = fed(data[:at] + noise + data[at + 1 :], cuts)
     assert reader.fault is None or reader.fault[0] in ("chunked", "malformed")
     assert len(out) <= len(data) + len(noise) + 12 * (len(cuts) + 1)
+
+
+@pytest.mark.parametrize(
+    ("cuts", "behind"),
+    [([], b""), ([1, 2, 3, 10, 9_000], b""), (range(20_000), b""), ([], b"HTTP/1.1 200 OK\r\n" + b"x" * TRAILERS_BYTES_MAX)],
+)
+def test_trailers_pass_up_to_their_limit_and_what_follows_them_is_not_theirs(cuts, behind):
+    longest = b"A: ".ljust(TRAILERS_BYTES_MAX - len(b"\r\n" + b"\r\n\r\n"), b"b") + b"\r\n"
+    for trailers in (b"", longest):
+        data = b"2\r\nok\r\n0\r\n" + trailers + b"\r\n" + behind
+        out, reader = fed(data, list(cuts))
+        assert reader.fault is None and out.endswith(b"0\r\n" + trailers + b"\r\n" + behind)
+    out, reader = fed(b"2\r\nok\r\n0\r\nB" + longest + b"\r\n" + behind, list(cuts))
+    assert reader.fault is not None and reader.fault[0] == "header_too_large"
+    assert len(plainly(out)[1]) == len(b"0") + TRAILERS_BYTES_MAX
 
 
 REFUSED = {

@@ -132,8 +132,20 @@ async def test_the_archived_request_is_the_one_that_was_sent(site: Site, tmp_pat
     assert got.request.startswith(b"GET /good/1?a=%zz&b=|%27%22%7E~%20x&%C3%A9=%C3%BC HTTP/1.1\r\nHost: 127.0.0.1:")
     fields = fields_of(got.request)
     assert fields["user-agent"] == "Mozilla/5.0 (compatible; flatcrawler/0.1.0; +https://example.org/bot)"
-    assert fields["accept-encoding"] == "gzip, deflate, br, zstd"
+    assert fields["accept-encoding"] == "gzip, br"
     assert (fields["accept-language"], fields["accept"]) == ("en", "text/*")
+
+
+@pytest.mark.parametrize(("decode_body", "codings"), [(False, "gzip, br"), (True, "gzip, deflate, br, zstd")])
+async def test_what_is_kept_as_it_comes_is_asked_for_in_what_others_undo(
+    site: Site, tmp_path: Path, decode_body: bool, codings: str
+) -> None:
+    """Of a page in zstd pywb and ReplayWeb.page show the bytes that came, and the latter of one in deflate."""
+    async with fetching(tmp_path, site, decode_body=decode_body) as fetcher:
+        await fetcher.fetch(lease_of(at(site, "/good/1")))
+        fetcher.change(fetcher._config)
+        await fetcher.fetch(lease_of(at(site, "/good/2")))
+    assert [fields_of(request)["accept-encoding"] for request in site.requests[-2:]] == [codings, codings]
 
 
 @pytest.mark.parametrize("lean", [True, False])

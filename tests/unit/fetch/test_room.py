@@ -16,6 +16,7 @@ import uvloop
 from support.hostile import fetching, lease_of
 from support.sinful import Site, forever, head, page, running, stay
 from support.sinful_net import EXTRAS
+from support.sins import chunked
 
 from crawler.core.errors import FetchError
 from crawler.core.page import Page
@@ -40,6 +41,7 @@ SCRIPTS = {
     "short": [head(2, *LONG[:10]) + b"ok", stay],
     "coded": [head(len(CODED), "Content-Encoding: br") + CODED, stay],
     "gzipped": [head(len(gzip.compress(page(1, 300_000))), "Content-Encoding: gzip") + gzip.compress(page(1, 300_000)), stay],
+    "trailers": [chunked(b"ok", last=b"0\r\n" + b"".join(b"X-%d: %b\r\n" % (n, b"x" * 30_000) for n in range(200))), stay],
     "bomb": [head(len(BOMB), "Content-Encoding: gzip") + BOMB, stay],
 }
 ENDED_HEADS = ["long", "long-in-parts", "long-after-interim", "long-with-interim"]
@@ -313,3 +315,16 @@ async def test_a_connection_that_waits_for_its_next_use_keeps_no_head(tmp_path: 
             for _ in range(2):
                 await ask(1)
             assert fetcher.stats().connections_opened == 21, "and serves again"
+
+
+async def test_trailers_are_no_longer_than_an_ordinary_head(site: Site, tmp_path: Path) -> None:
+    """256 lines of 32 KiB were kept of each connection, twice, in no account: 100 took 1.5 GB under a limit of 256 MiB."""
+    async with fetching(tmp_path, site, max_head=HEAD_BYTES) as fetcher:
+        tracemalloc.start()
+        try:
+            page = await fetcher.fetch(lease_of(f"http://127.0.0.1:{site.ports['http']}/sin/trailers"))
+            assert tracemalloc.get_traced_memory()[1] < 4 * MIB, "some 256 KiB are read at a time"
+        finally:
+            tracemalloc.stop()
+        assert page.fault is not None and page.fault.reason == "header_too_large"
+        assert page.body.prefix(10) == b"ok"

@@ -11,12 +11,13 @@ import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
+import orjson
 import pytest
 from support.pages import Ledger, page_of
 
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark, Ref
-from crawler.output.archive import cdxj
+from crawler.output.archive import cdxj, wacz
 from crawler.output.archive.wacz import write_wacz
 
 
@@ -98,6 +99,33 @@ def test_files_begin_where_players_look_for_them(tmp_path: Path, monkeypatch: py
             read[info.filename] = zlib.decompress(body, -15) if info.compress_type == zipfile.ZIP_DEFLATED else body
             assert read[info.filename] == wacz.read(info), info.filename
     assert len(read) == 6 and read["pages/pages.jsonl"] == pages[0]
+
+
+def test_a_page_is_in_the_block_where_players_look_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ReplayWeb.page (multiwacz.ts of wabac): in the last one that begins before its key of the URL ends, and in those before it
+    for as long as they begin with it. The keys of other tools are without ``/`` and escapes."""
+    monkeypatch.setattr(wacz, "BLOCK_LINES", 2)
+    keys = {
+        "http://www.example.org/news/": "org,example)/news/",
+        "http://example.org/%7Euser/": "org,example)/%7euser/",
+        "http://[2001:db8::1]:8080/x": "[2001:db8::1]:8080)/x",
+        "http://example.org/a//b?B=1&b-c=2&": "org,example)/a//b?&b-c=2&b=1",
+        "http://example.org/?sid=0123456789abcdef0123456789abcdef": "org,example)/?sid=0123456789abcdef0123456789abcdef",
+        "https://127.0.0.1:8443/": "1,0,0,127:8443)/",
+    }
+    ledger = Ledger(tmp_path)
+    for url in [*keys, *(f"http://example.org/{name}{n}" for name in ("a", "b", "news-", "~", "~user.", "") for n in range(6))]:
+        ledger.append(page_of(tmp_path, url=url))
+    ledger.commit()
+    write_wacz(tmp_path, ledger.marks, [], tmp_path / "x.wacz", title="x", is_retired=kept_always)
+    with zipfile.ZipFile(tmp_path / "x.wacz") as file:
+        packed = file.read("indexes/index.cdx.gz")
+        blocks = [head.rsplit(" {", 1) for head in file.read("indexes/index.idx").decode().splitlines()[1:]]
+    for url, key in keys.items():
+        before = [(begin, orjson.loads(f"{{{place}")) for begin, place in blocks if begin < f"{key} 9999"]
+        looked_in = [place for begin, place in before if begin.startswith(key)] + [before[-1][1]]
+        found = b"".join(zlib.decompress(packed[at["offset"] :][: at["length"]], 31) for at in looked_in)
+        assert f'{key} 20261118110640 {{"url": "{url}"'.encode() in found, url
 
 
 def test_a_clock_that_begins_in_1970_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

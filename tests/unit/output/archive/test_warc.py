@@ -15,6 +15,7 @@ import tracemalloc
 import zlib
 from itertools import pairwise
 
+import orjson
 import pytest
 from cdxj_indexer.main import CDXJIndexer
 from fastwarc.warc import ArchiveIterator as FastIterator
@@ -280,6 +281,18 @@ def test_not_modified_is_a_revisit(ledger):
     assert http is None, "or a browser that is replayed the page is sent a 304, and shows nothing"
     theirs, ours = indexed(ledger)
     assert ours == theirs
+
+
+def test_the_index_tells_what_was_asked_for_by_head(ledger):
+    """By this field, as cdxj-indexer writes it, players pass over what would replay as an empty page."""
+    head = b"HEAD /a?b=1 HTTP/1.1\r\nHost: www.example.org\r\n\r\n"
+    for request in (head, head.replace(b"HEAD", b"GET")):
+        kept = ledger.append(page_of(ledger.root, b"", request=request))
+        ledger.commit()
+    [file] = [file for file in ledger.marks if file.startswith("index/")]
+    by_head, by_get = ledger.read(file).splitlines(keepends=True)
+    assert orjson.loads(by_head[by_head.index(b"{") :])["method"] == "HEAD" and b"method" not in by_get
+    assert cdxj.read_line(by_head)[1].digest == cdxj.read_line(by_get)[1].digest and kept.record.offset
 
 
 def test_no_revisit_of_what_is_gone_cut_empty_or_different(ledger):
