@@ -75,7 +75,7 @@ def pointer(url: str, date: str, digest: str, offset: int, length: int, http: by
     first = next(lines)
     named = (field.partition(b":") for field in lines)
     mime = next((_bare(value) for name, _, value in named if name.lower() == b"content-type"), None)
-    status = first.split(b" ")[1].decode("latin-1") if first.count(b" ") else None
+    status = first.split(b" ", 2)[1].decode("latin-1") if first.count(b" ") else None
     return Pointer(url, date.translate(_DIGITS), digest, offset, length, "warc/revisit" if is_revisit else mime, status)
 
 

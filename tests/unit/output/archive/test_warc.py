@@ -26,7 +26,7 @@ from support.pages import WALL, Ledger, known_of, page_of
 from warcio.archiveiterator import ArchiveIterator
 
 from crawler.core.errors import StorageError
-from crawler.core.model import Mark
+from crawler.core.model import Mark, Ref
 from crawler.output.archive import cdxj, open_body
 from crawler.output.archive.records import sha1_text
 from crawler.output.archive.warc_verify import checked_at
@@ -560,20 +560,34 @@ def test_damage_is_an_error_that_names_the_place(ledger, damage):
         open_body(ledger.root, ref).read()
 
 
-@pytest.mark.parametrize("where", ["record", "response"])
-def test_a_head_of_very_many_lines_is_read_in_no_more_memory_than_its_bytes(where):
+LINES = b"".join(b"%06x: b\r\n" % n for n in range(400_000))
+
+
+@pytest.mark.parametrize(
+    ("lines", "status", "fields"),
+    [
+        (LINES, b"", b""),
+        (b"", b"", LINES),
+        (b"", b" " * 4_000_000, b""),
+        (b"", b"", b"Content-Encoding: %s\r\n" % (b"ab," * 1_300_000)),
+    ],
+    ids=["record", "response", "status line", "codings"],
+)
+def test_a_head_of_very_many_parts_is_read_in_no_more_memory_than_its_bytes(lines, status, fields, tmp_path):
     """In an archive that somebody else has made, or a disk has damaged."""
-    lines = b"".join(b"%06x: b\r\n" % n for n in range(400_000))
-    http = b"HTTP/1.1 200 OK\r\n" + (lines if where == "response" else b"") + b"Content-Type: text/plain\r\n\r\n"
+    http = b"HTTP/1.1 200 OK%s\r\n%sContent-Type: text/plain\r\n\r\n" % (status, fields)
     block, body = http + b"ok", b"ok"
     digests = [sha1_text(hashlib.sha1(data).digest()) for data in (block, body)]
     head = "WARC/1.1\r\nWARC-Type: response\r\nContent-Length: {}\r\nWARC-Block-Digest: {}\r\nWARC-Payload-Digest: {}\r\n"
-    fields = head.format(len(block), *digests).encode() + (lines if where == "record" else b"")
-    file = io.BytesIO(gzip.compress(fields + b"\r\n" + block + b"\r\n\r\n", 1))
+    made = gzip.compress(head.format(len(block), *digests).encode() + lines + b"\r\n" + block + b"\r\n\r\n", 1)
+    (tmp_path / "warc").mkdir()
+    (tmp_path / "warc/made").write_bytes(made)
     tracemalloc.start()
     try:
-        checked = checked_at(file, "made", 0, len(file.getbuffer()))
-        assert tracemalloc.get_traced_memory()[1] < 4 * len(lines)
+        checked = checked_at(io.BytesIO(made), "made", 0, len(made))
+        with open_body(tmp_path, Ref("warc/made", 0, len(made))) as opened:
+            assert opened.read() == body
+        assert tracemalloc.get_traced_memory()[1] < 6 * len(lines + http)
     finally:
         tracemalloc.stop()
     assert (checked.kind, checked.place.status, checked.place.mime) == ("response", "200", "text/plain")
