@@ -211,7 +211,7 @@ class Known(Struct, frozen=True, array_like=True, gc=False):
     """The line that named it had ended, here or elsewhere, before the last visit, and is counted so: it has redirected, or what
     redirects to it has led elsewhere before."""
     coding: str | None = None
-    """Content codings of its body as it stands in ``archive``; "" for none. None: only the record says."""
+    """Content coding of its body as it stands in ``archive``; "" for none. None: only the record says."""
 
     @property
     def text_bytes(self) -> int:

@@ -35,7 +35,6 @@ CARRIES_ON: Final = (NEW, FOREIGN, *DUPLICATE)
 """Verdicts on a redirect's target that will have the final row of its line."""
 _VALIDATORS: Final = frozenset({b"etag", b"last-modified"})
 _VALIDATOR_CHARS: Final = frozenset(map(len, _VALIDATORS))
-CODING_CHARS_MAX: Final = 40
 _EMPTY: Final[Row] = {"schema": SCHEMA, **dict.fromkeys(FIELDS)}
 
 
@@ -96,7 +95,7 @@ def known_of(settled: Settled, kept: Kept | None, row: Row, ref: Ref, wall: floa
             change=row["change"],
             content=content,
             line_has_ended=settled.was_redirected,
-            coding=_short(page.coding or ""),
+            coding=_single(page.coding or ""),
         )
     status, at = (page.status, page.fetched_at) if page is not None else (None, wall)
     known = Known(
@@ -124,9 +123,9 @@ def known_of(settled: Settled, kept: Kept | None, row: Row, ref: Ref, wall: floa
     )
 
 
-def _short(coding: str) -> str | None:
-    """A server may name any number; of the few that are in use each is in memory once."""
-    return intern(coding) if len(coding) <= CODING_CHARS_MAX else None
+def _single(coding: str) -> str | None:
+    """Of the few that there are each is in memory once. Of several, which nobody sends, there are many."""
+    return intern(coding) if "," not in coding else None
 
 
 def _robots_outcome(outcome: Done | Dropped) -> str:
