@@ -100,6 +100,11 @@ def lack_of(error: BaseException | None) -> LackError | None:
     return LackError(_LACKS[number], errno=number) if number in _LACKS else None
 
 
+def storage_error_of(error: BaseException | None) -> StorageError | None:
+    """An error as one that can be waited out: itself, or what this machine did not give us. None: it is something else."""
+    return error if isinstance(error, StorageError) else lack_of(error)
+
+
 def first_of(group: BaseExceptionGroup[E]) -> E:
     """One of the errors that ended the tasks; the others followed from it or tell the same."""
     error: BaseExceptionGroup[E] | E = group

@@ -75,10 +75,10 @@ class Watched(ResponseHandler):
         self._first = b""  # the status line's end, and the byte after it
         self._carry = b""
         self._last = b""
-        self._held = b""  # of a long head that waits for memory
         self._is_ending = False  # the head that is fed ends with what is fed
-        self._lost: tuple[BaseException | None] | None = None  # how the connection ended meanwhile
         self._head_bytes = 0
+        self._held = b""  # what has come of a long head that waits for memory
+        self._lost: tuple[BaseException | None] | None = None  # how the connection ended while it did: told once that is read
         self._left = _UNKNOWN
         self._exact = False
         self._chunks: Chunks | None = None
@@ -189,7 +189,7 @@ class Watched(ResponseHandler):
             self._is_ending = end >= 0
             self._head_bytes += (size if end < 0 else end) - at
             if self._head_bytes > LONG_HEAD_BYTES and not self._has_room(exchange):
-                self._held = data[at:]
+                self._wait_for_room(data[at:], exchange)
                 return b""
             if len(self._start) < START_BYTES:
                 self._start += data[at : at + START_BYTES - len(self._start)]
@@ -226,30 +226,6 @@ class Watched(ResponseHandler):
             self._first += data[at : at + 1]
         return self._first in (b"\n ", b"\n\t")
 
-    def _has_room(self, exchange: Exchange) -> bool:
-        """Whether there is memory for a long head. If not, nothing is read until there is, and no deadline passes."""
-        room, exchange.room = exchange.room, None
-        if room is None or room.head(self._head_bytes_max, self._go_on):
-            return True
-        self._pause_transport_reading()
-        if exchange.deadline is not None:
-            exchange.deadline.hold()
-        return False
-
-    def _go_on(self) -> None:
-        """There is memory for the head."""
-        exchange = self._exchange
-        if exchange is None or self._is_over():
-            return
-        if exchange.deadline is not None:
-            exchange.deadline.go_on()
-        held, self._held = self._held, b""
-        self._head_bytes = 0
-        if self._lost is None:
-            self._resume_transport_reading()
-        self._receive(held, exchange)
-        self._end()
-
     def _end_of_head(self, data: bytes, at: int) -> int:
         """The place behind the end of the head that goes on at ``at``; -1 if it is not in the data. It may have begun in what
         came before."""
@@ -280,6 +256,41 @@ class Watched(ResponseHandler):
             if self._skip_payload and not exchange.interim and stays_open(message):
                 self._should_close = False  # the parser takes a HEAD's response without a length for one that the end ends
             super().feed_data(data, size)
+
+    # -- a long head that waits for memory ------------------------------------------------------------------------
+
+    def _has_room(self, exchange: Exchange) -> bool:
+        """Whether there is memory for a long head. Asked once for each exchange: if not, ``_go_on`` is called when there is."""
+        room, exchange.room = exchange.room, None
+        return room is None or room.head(self._head_bytes_max, self._go_on)
+
+    def _wait_for_room(self, data: bytes, exchange: Exchange) -> None:
+        """Nothing is read until there is memory, and no deadline passes."""
+        self._held = data
+        self._pause_transport_reading()
+        if exchange.deadline is not None:
+            exchange.deadline.hold()
+
+    def _go_on(self) -> None:
+        """There is memory for the head."""
+        exchange = self._exchange
+        if exchange is None or self._is_over():
+            return
+        if exchange.deadline is not None:
+            exchange.deadline.go_on()
+        held, self._held = self._held, b""
+        self._head_bytes = 0
+        if self._lost is None:
+            self._resume_transport_reading()
+        self._receive(held, exchange)
+        self._end_wait()
+
+    def _end_wait(self) -> None:
+        """No head waits any more. A connection that was lost while one did: now it is."""
+        self._held = b""
+        if self._lost is not None:
+            (exc,), self._lost = self._lost, None
+            self.connection_lost(exc)
 
     # -- body -----------------------------------------------------------------------------------------------------
 
@@ -393,13 +404,6 @@ class Watched(ResponseHandler):
         if payload is not None and not payload.is_eof():
             payload.feed_eof()
 
-    def _end(self) -> None:
-        """Of a connection that was lost while a head waited: now it is."""
-        self._held = b""
-        if self._lost is not None:
-            (exc,), self._lost = self._lost, None
-            self.connection_lost(exc)
-
     def _is_over(self) -> bool:
         return self.transport is None or (self.transport.is_closing() and self._lost is None)
 
@@ -416,7 +420,7 @@ class Watched(ResponseHandler):
 
     def abort(self) -> None:
         super().abort()
-        self._end()
+        self._end_wait()
 
     def end_if_wasteful(self) -> None:
         """Of a TLS connection: end it if what it receives is hardly content, or if it receives much at rest: it was counted
@@ -434,7 +438,7 @@ class Watched(ResponseHandler):
 
     def _drop(self) -> None:
         self.force_close()
-        self._end()
+        self._end_wait()
         if self.transport is not None:
             self.transport.abort()
 

@@ -10,7 +10,7 @@ host_state, counters, progress   what stores count and remember, the same for ea
 recrawl, selection               which settled URLs become due again
 in_flight, suspects              which visits were out when a process ended
 division, dividing, parts_reader, exchange/   a crawl by several processes
-cluster/                                      a crawl of many machines
+cluster/, holdings                            a crawl of many machines
 """
 
 from __future__ import annotations

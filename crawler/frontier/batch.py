@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from msgspec.structs import replace
 
 from crawler.core.batch import Admitted, Batch, HostRest, Settled
 from crawler.core.model import Done, Mark
-
-if TYPE_CHECKING:
-    from crawler.frontier.workbench import Workbench
 
 OUTCOMES_MAX: Final = 1000
 LINKS_MAX: Final = 10_000
@@ -158,10 +155,8 @@ class Collector:
                 return rest.down
         return None
 
-    def revive(self, only: Collection[str] | None, bench: Workbench) -> None:
-        """Hosts that were given up in a batch that is not committed yet, or while visits of them are out, are to be tried again;
-        or these of them."""
-        bench.revive(only)
+    def revive(self, only: Collection[str] | None) -> None:
+        """Hosts that were given up in a batch that is not committed yet, or these of them, are to be tried again."""
         for batch in (self.open, self.closing or self.open):
             for host, rest in batch.hosts.items():
                 if rest.down and (only is None or host in only):

@@ -68,7 +68,7 @@ class StoresReader:
 class PartsReader(StoresReader):
     """As ``RocksReader``. ``path`` holds the parts' stores."""
 
-    lags: ClassVar[None] = None
+    is_partial: ClassVar[bool] = False
 
     def __init__(self, path: Path, division: Division) -> None:
         was_moving = moving_at(path) is not None
@@ -82,6 +82,10 @@ class PartsReader(StoresReader):
     def lookup(self, url: str) -> Known | str | None:
         """As ``Store.lookup``."""
         return self._of(url).lookup(url)
+
+    def lags(self, file: str, url: str) -> bool:
+        """Never, as ``RocksReader``."""
+        return False
 
     def budgets(self, url: str) -> tuple[int, int]:
         """As ``Store.budgets``."""

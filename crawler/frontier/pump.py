@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from msgspec.structs import replace
 
-from crawler.core.batch import Admitted, Prepared
+from crawler.core.batch import Prepared
 from crawler.core.errors import RemoteError, StorageError
-from crawler.core.model import Done, Lease, Link, Mark
+from crawler.core.model import Lease, Link, Mark
 from crawler.core.snapshot import Pause
 from crawler.core.urls import origin
 from crawler.frontier.batch import Collector, OpenBatch
 from crawler.frontier.committer import Committer, Journal
 from crawler.frontier.frontier import Frontier
 from crawler.frontier.handed import Handed, RobotsGate
+from crawler.frontier.holdings import Holdings
 from crawler.frontier.host_state import CRASHES_MAX
 from crawler.frontier.in_flight import InFlight
 from crawler.frontier.refill import CLAIM_LINKS_PER_HOST, Got, Refill
@@ -97,6 +98,7 @@ class Pump:
             visits_max=visits_max,
             on_unfetched=on_unfetched,
         )
+        self.holdings: Final = Holdings(self.frontier, self._batches)
         if member is not None:
             self.frontier.deals = member.deals
         self.frontier.counts = store.stats()
@@ -119,6 +121,10 @@ class Pump:
     def threads(self) -> Collection[int]:
         """Native ids of the threads that store and files are written in."""
         return self._committer.threads
+
+    def out_long(self) -> list[bytes]:
+        """What has been out for long."""
+        return self._in_flight.out_long() if self._in_flight is not None else []
 
     async def ask(self, question: Callable[..., T], *args: object) -> T:
         """What the store finds, between two of the pump's own calls. Raises StorageError."""
@@ -147,7 +153,7 @@ class Pump:
 
     async def revive(self, which: Selection) -> int:
         """Make settled URLs due again; how many. Durable on return. Raises StorageError: some may be."""
-        self._batches.revive(which.hosts, self.frontier.bench)
+        self._revive_hosts(which.hosts)
         return await self._step_by_step(self._store.revive_some, which, revives=True)
 
     async def remove(self, which: Selection) -> int:
@@ -165,7 +171,7 @@ class Pump:
                 raise
             total += step.count
             if revives:
-                self._batches.revive(step.hosts, self.frontier.bench)
+                self._revive_hosts(step.hosts)
             self.frontier.counts = self._store.stats()
             if self._robots is not None:
                 for host in step.hosts:
@@ -174,6 +180,11 @@ class Pump:
             if step.after is None:
                 return total
             after = step.after
+
+    def _revive_hosts(self, only: Collection[str] | None) -> None:
+        """All hosts that were given up, or these of them, are to be tried again; also where the store does not know of it yet."""
+        self.frontier.bench.revive(only)
+        self._batches.revive(only)
 
     async def change(self, call: Callable[..., T], *args: object) -> T | None:
         """As ``ask``, for what writes to the store; None where it failed, or something failed before: it is made good first."""
@@ -368,6 +379,15 @@ class Pump:
                 self._take_in_robots(self._robots, link, record, crashes)
         self._check_finished()
 
+    def restocked(self) -> None:
+        """The store may have more of any host."""
+        self._refill.restocked()
+
+    @property
+    def failure(self) -> StorageError | None:
+        """What has failed, and is not made good yet."""
+        return self._failure
+
     def failed(self, error: StorageError) -> None:
         """The commit loop cuts back; nothing may be dealt until it has."""
         self._failure = self._failure or error
@@ -435,66 +455,16 @@ class Pump:
         elif is_done and self.member is None:
             self.over()
 
+    @property
+    def may_end(self) -> bool:
+        return not (self._endless or self.frontier.finished)
+
     def over(self) -> None:
         """Nothing is left to do."""
         if not self._endless:
             self.frontier.finish()
 
-    # -- other members of the crawl -------------------------------------------------------------------------------
-
-    @property
-    def failure(self) -> StorageError | None:
-        """What has failed, and is not made good yet."""
-        return self._failure
-
-    @property
-    def may_end(self) -> bool:
-        return not (self._endless or self.frontier.finished)
-
     def counted(self) -> None:
         """What others have counted is known anew."""
         self.frontier.counts = self._store.stats()
         self._check_finished()
-
-    def restocked(self) -> None:
-        """The store may have more of any host."""
-        self._refill.restocked()
-
-    def out_long(self) -> list[bytes]:
-        """What has been out for long."""
-        return self._in_flight.out_long() if self._in_flight is not None else []
-
-    def slots_out(self, slot_of: Callable[[Lease], int]) -> set[int]:
-        """Slots of which something is out, or settled and not committed."""
-        batches = [batch for batch in (self._batches.open, self._batches.closing) if batch is not None]
-        out = {slot_of(lease) for lease in self.frontier.leases_out()}
-        return out | {slot_of(settled.lease) for batch in batches for settled in batch.settled}
-
-    def give_back_waiting(self, slots: Collection[int], slot_of_host: Callable[[str], int]) -> None:
-        """What waits on the bench of these slots goes back to the store. Hosts that waited for robots rules that one of these
-        hosts was to be visited for ask again."""
-        for host in [host for host in self.frontier.bench.names() if slot_of_host(host) in slots]:
-            for lease in self.frontier.bench.clear(host):
-                self.frontier.give_back(lease)
-            self.frontier.bench.leave(host)
-
-    def evict(self, slots: Collection[int], slot_of: Callable[[Lease], int], slot_of_host: Callable[[str], int]) -> None:
-        """These slots are others' now: what is here of them on the bench, or settled and not committed, is nobody's."""
-        self.give_back_waiting(slots, slot_of_host)
-        batch = self._batches.open
-        gone = [settled for settled in batch.settled if slot_of(settled.lease) in slots]
-        for settled in gone:
-            if isinstance(settled.outcome, Done):
-                settled.outcome.page.body.discard()
-        batch.settled = [settled for settled in batch.settled if slot_of(settled.lease) not in slots]
-        batch.hosts = {host: rest for host, rest in batch.hosts.items() if slot_of_host(host) not in slots}
-        if any(settled.lease.suspect for settled in gone):
-            batch.has_suspect = False
-            self.frontier.bench.hold_suspects(False)
-        self.frontier.undone(gone)
-
-    def forget_admitted(self, gone: Sequence[Admitted]) -> None:
-        """These are not ours to admit, after all."""
-        ids = {id(admitted) for admitted in gone}
-        batch = self._batches.open
-        batch.admitted = [admitted for admitted in batch.admitted if id(admitted) not in ids]

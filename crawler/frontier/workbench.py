@@ -19,7 +19,7 @@ queue behind a slow one's retries.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count, islice
 from math import inf
@@ -254,10 +254,7 @@ class Workbench:
         host.is_held = False
         host.robots_queue.clear()
         host.queue.clear()
-        self._recount(host)
-        self.waiting -= len(leases)
-        self.weight -= sum(size(lease) for lease in leases)
-        self._unpark_empty(name, host)
+        self._count_out(name, host, leases)
         return leases
 
     def withdraw(self, name: str, is_unwanted: Callable[[Link], object]) -> list[Lease]:
@@ -267,11 +264,15 @@ class Workbench:
         leases = [lease for lease in host.queue if is_unwanted(lease.link)]
         gone = {id(lease) for lease in leases}
         host.queue = [lease for lease in host.queue if id(lease) not in gone]
+        self._count_out(name, host, leases)
+        return leases
+
+    def _count_out(self, name: str, host: BenchHost, leases: Sequence[Lease]) -> None:
+        """They wait at this host no longer."""
         self._recount(host)
         self.waiting -= len(leases)
         self.weight -= sum(size(lease) for lease in leases)
         self._unpark_empty(name, host)
-        return leases
 
     def leave(self, name: str) -> None:
         """A host with nothing waiting and nothing out, of which perhaps nothing is committed any more, goes after its rest."""

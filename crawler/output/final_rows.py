@@ -24,17 +24,27 @@ _NAMED: Final = ("url", "kind", "input", "via", "depth", "hops", "tag", "listed"
 
 Lookup: TypeAlias = Callable[[str], Known | str | None]
 Lags: TypeAlias = Callable[[str, str], bool]
-"""Whether the store may not know yet what a results file says of a canonical URL; None: it knows of all that there is."""
+"""Whether the store may not know yet what a results file says of a canonical URL."""
 ELSEWHERE: Final = "elsewhere"
 """What is known of a URL that is perhaps another's to know."""
 
 
+def never_lags(file: str, url: str) -> bool:
+    return False
+
+
 def final_rows(
-    rows: Iterable[tuple[Ref, Row]], lookup: Lookup, row_at: Callable[[Ref], Row | None], lags: Lags | None = None
+    rows: Iterable[tuple[Ref, Row]],
+    lookup: Lookup,
+    row_at: Callable[[Ref], Row | None],
+    lags: Lags = never_lags,
+    *,
+    is_partial: bool = False,
 ) -> Iterator[Row]:
     """One row per listed line and per page found besides. ``rows`` are all rows with their places, ``lookup`` is the
-    store's, as of the same commit; or, where it ``lags``, of an earlier one."""
-    followed = partial(_followed, lookup, row_at, lags is not None)
+    store's, as of the same commit; or, where it ``lags``, of an earlier one. ``is_partial``: what it does not know may be
+    another's to know."""
+    followed = partial(_followed, lookup, row_at, is_partial)
     for ref, row in rows:
         if not row["final"] or row["kind"] in NOT_PAGES:  # earlier versions made sitemaps final
             continue
@@ -49,9 +59,9 @@ def final_rows(
             yield row if _leads_here(row, known, followed) else {**row, "input": None, "listed": None, "extra": None}
 
 
-def is_ahead(ref: Ref, row: Row, known: Known | str | None, lags: Lags | None) -> bool:
+def is_ahead(ref: Ref, row: Row, known: Known | str | None, lags: Lags) -> bool:
     """Whether a row is of a first visit to a page, which a store does not know of yet."""
-    if lags is None or isinstance(known, Known):
+    if isinstance(known, Known):
         return False
     is_visit = row["kind"] not in NOT_PAGES and row["kind"] != "recrawl" and row["reason"] != "duplicate"
     return is_visit and lags(ref.file, row["canonical"])

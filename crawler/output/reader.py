@@ -18,7 +18,7 @@ from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import EMBED, THERE, Known, Mark, Ref
 from crawler.output.archive import Findings, is_gone, open_body
 from crawler.output.file_names import number_of
-from crawler.output.final_rows import Lags, final_rows, is_ahead
+from crawler.output.final_rows import final_rows, is_ahead
 from crawler.output.results import Result, Row, row_at, rows
 from crawler.output.results import read as read_results
 from crawler.output.summary import Summary
@@ -34,7 +34,11 @@ class StoreReader(Protocol):
     def lookup(self, url: str) -> Known | str | None: ...
 
     @property
-    def lags(self) -> Lags | None: ...
+    def is_partial(self) -> bool:
+        """What it does not know may be another's to know: of a redirect, where it leads."""
+
+    def lags(self, file: str, url: str) -> bool:
+        """Whether it may not know yet what a results file says of a canonical URL."""
 
     def budgets(self, url: str) -> tuple[int, int]: ...
 
@@ -77,7 +81,8 @@ class CrawlReader:
 
     def final(self) -> Iterator[Row]:
         """One row per listed line, duplicates resolved, and one per page found besides."""
-        return final_rows(self.rows(), self._store.lookup, lambda ref: row_at(self.root, ref), self._store.lags)
+        store = self._store
+        return final_rows(self.rows(), store.lookup, lambda ref: row_at(self.root, ref), store.lags, is_partial=store.is_partial)
 
     def latest(self) -> Iterator[Row]:
         """Of every URL that was settled, the row of its last visit."""

@@ -16,7 +16,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from crawler.core.durable import OPEN, storing
-from crawler.core.errors import StorageError, lack_of
+from crawler.core.errors import StorageError, storage_error_of
 from crawler.core.model import Mark
 from crawler.output.archive import MARKED_FOLDERS
 from crawler.output.file_names import EXCHANGE, UNNAMED, expired, noticed, number_of
@@ -63,8 +63,7 @@ class Retention:
             try:
                 await self.look()
             except Exception as error:
-                trouble = error if isinstance(error, StorageError) else lack_of(error)
-                if trouble is None:
+                if (trouble := storage_error_of(error)) is None:
                     raise
                 logger.warning("retention: %s; looking again in %.0f s", trouble, LOOK_EVERY_S)
             try:

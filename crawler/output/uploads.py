@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from xxhash import xxh3_64_hexdigest
 
 from crawler.core.durable import link, storing, sync_dir, write_beside
-from crawler.core.errors import StorageError, lack_of
+from crawler.core.errors import storage_error_of
 from crawler.core.model import Mark
 from crawler.core.text import printable
 from crawler.output.bucket import Bucket, BucketError, DamagedFile, open_bucket
@@ -110,7 +110,7 @@ class Uploads:
         try:
             await self.look()
         except Exception as error:
-            trouble = error if isinstance(error, BucketError | StorageError | OSError) else lack_of(error)
+            trouble = error if isinstance(error, BucketError | OSError) else storage_error_of(error)
             if trouble is None:
                 raise
             self.failures += 1

@@ -215,8 +215,8 @@ class ParserPool:
 
     async def _keep(self) -> None:
         blamed: Job | None = None
-        starts = 0
-        while starts < STARTS_MAX:
+        unexplained = 0  # processes, one after the other, that were never ready, and nobody can say why
+        while unexplained < STARTS_MAX:
             try:
                 process = await self._start(blamed)
             except OSError as error:
@@ -232,16 +232,16 @@ class ParserPool:
                 self._processes.remove(process)
                 process.kill()
                 await reap(process.popen)
-            starts = 0 if process.ready else starts + 1
             if process.broken:
                 break
             self._restarts += 1
             if process.ready:
-                self._have_run = True
+                unexplained, self._have_run = 0, True
                 blamed = self._blame(process)
                 continue
-            if (lack := process.lack or self._lacking(process, starts)) is not None:  # it will start some time
-                starts -= 1
+            if (lack := process.lack or self._lacking(process, unexplained)) is None:
+                unexplained += 1
+            else:  # it will start some time
                 self._lack(lack, blamed)
                 blamed = None
             await asyncio.sleep(START_AGAIN_S)
@@ -249,11 +249,11 @@ class ParserPool:
         if blamed is not None:
             self._queue.give_back(len(blamed.frame), blamed)
 
-    def _lacking(self, process: ParserProcess, starts: int) -> OSError | None:
-        """Of a process that ended before it was ready, as so many before it, and cannot say why. None: it ends by itself, and
-        none has ever been ready: so it is with this installation."""
+    def _lacking(self, process: ParserProcess, before: int) -> OSError | None:
+        """Of a process that ended before it was ready, as so many ``before`` it, and cannot say why. None: they are few; or it
+        ends by itself, and none has ever been ready: so it is with this installation."""
         have_run = self._have_run or any(other.ready for other in self._processes)
-        if starts < STARTS_MAX or not (have_run or process.popen.returncode == -signal.SIGKILL):
+        if before + 1 < STARTS_MAX or not (have_run or process.popen.returncode == -signal.SIGKILL):
             return None
         return OSError(errno.ENOMEM, "they end, are killed, or are too slow, before they are ready")
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from aiohttp import hdrs, web
 
 from crawler.config.types import split_host_port
-from crawler.core.errors import ConfigError, StorageError, lack_of
+from crawler.core.errors import ConfigError, StorageError, storage_error_of
 from crawler.core.urls import parse
 from crawler.service import session
 from crawler.service.listener import PROBLEM, Handler, problem_details
@@ -63,8 +63,6 @@ def as_problem(listen: str, token: str | None, server_names: Sequence[str] = ())
             return Problem(error.status, _DETAILS.get(error.status, error.reason), headers=allow).response()
         except ConfigError as error:
             return Problem(400, str(error), faults=list(error.faults)).response()
-        except StorageError as error:
-            return _storage(error).response()
         except TimeoutError as error:
             return Problem(504, str(error) or "the store did not respond in time; try again").response()
         except web.RequestPayloadError as error:
@@ -72,8 +70,8 @@ def as_problem(listen: str, token: str | None, server_names: Sequence[str] = ())
         except ConnectionError:
             return Problem(400, "the client has gone").response()  # nobody reads it
         except Exception as error:
-            if (lack := lack_of(error)) is not None:  # of threads, descriptors or memory
-                return _storage(lack).response()
+            if (trouble := storage_error_of(error)) is not None:
+                return _storage(trouble).response()
             logger.exception("control API: %s %s", request.method, request.path)
             return Problem(500, "this should not happen; the crawler's log says more").response()
 

@@ -18,7 +18,7 @@ from crawler.config.crawl_toml import IDENTITY, write_effective
 from crawler.config.load import changed
 from crawler.config.render import masked
 from crawler.config.sections import RELOADABLE, Config, HostConfig
-from crawler.core.errors import ConfigError, StorageError, lack_of
+from crawler.core.errors import ConfigError, StorageError, storage_error_of
 from crawler.crawl.thread_iter import ThreadIterator
 from crawler.service.steered import Steered
 
@@ -92,7 +92,7 @@ class Changes:
                 self._refuse(error.faults)
                 return
             except Exception as error:
-                if (lack := error if isinstance(error, StorageError) else lack_of(error)) is None:
+                if (lack := storage_error_of(error)) is None:
                     raise
                 self._refuse([str(lack)])
                 return
@@ -133,7 +133,7 @@ class Changes:
         try:
             await asyncio.to_thread(write_effective, self._root, new)
         except (StorageError, RuntimeError) as error:
-            if (trouble := error if isinstance(error, StorageError) else lack_of(error)) is None:
+            if (trouble := storage_error_of(error)) is None:
                 raise
             logger.warning("%s: the change was not written down; it lasts until the end of this process", trouble)
 

@@ -44,7 +44,7 @@ class Incoming:
         for id in sorted(self._mirror.gone_messages):
             self._mirror.pending.discard(id)
             if (message := self._messages.pop(id, None)) is not None:
-                self._engine.pump.forget_admitted(message.admitted)
+                self._engine.pump.holdings.forget_admitted(message.admitted)
         self._mirror.gone_messages = frozenset()
 
     def _committed(self, message: Message) -> None:

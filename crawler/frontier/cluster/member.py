@@ -269,7 +269,7 @@ class Member:
             self._stop(slot)
         self.gauges.slots_lost += len(here)
         self._pace()
-        self._pump.evict(here, self.slot_of, self.slot_of_host)
+        self._pump.holdings.evict(here, self.slot_of, self.slot_of_host)
         self.on_lost(here)
 
     def _stop(self, slot: int) -> None:
@@ -281,7 +281,7 @@ class Member:
         if slots := self._slots.leave(surplus):
             for slot in slots:
                 self._mirror.slots[slot] = 0
-            self._pump.give_back_waiting(slots, self.slot_of_host)
+            self._pump.holdings.give_back_waiting(slots, self.slot_of_host)
 
     async def _settle_slots(self) -> None:
         """What was lost leaves the store; what is to be given up is, as soon as nothing of it is out or uncommitted."""
@@ -290,7 +290,7 @@ class Member:
             if dropped:
                 self._slots.dropping.difference_update(gone)
         if leaving := self._slots.at(Phase.LEAVING):
-            free = sorted(leaving - self._pump.slots_out(self.slot_of))
+            free = sorted(leaving - self._pump.holdings.slots_out(self.slot_of))
             if free and await self._engine.between_commits(self._release, free, still_s=self._beat_s) is not None:
                 self._slots.forget(free)
                 self._pace()
@@ -339,7 +339,7 @@ class Member:
     async def _load_loop(self, loader: ThreadPoolExecutor) -> None:
         while True:
             slots = self._slots
-            out = self._pump.slots_out(self.slot_of) if slots.wanted else set()
+            out = self._pump.holdings.slots_out(self.slot_of) if slots.wanted else set()
             wanted = {slot: epoch for slot, epoch in slots.wanted.items() if slot not in out | slots.dropping}
             if wanted and self._pump.failure is None:
                 await self._load(wanted, loader)

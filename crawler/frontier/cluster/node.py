@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from msgspec import Struct
 
@@ -79,6 +79,9 @@ def make_node(path: Path, *, by_domain: bool) -> Node:
 class NodeReader(StoresReader):
     """As ``RocksReader``, over the stores of a node's parts: working copies, which tell of what they do not hold as it was. That
     may be before the last commits of a process that was killed."""
+
+    is_partial: ClassVar[bool] = True
+    """Of the hosts of other nodes it knows nothing."""
 
     def __init__(self, path: Path, node: Node) -> None:
         stores = [store for store in sorted(path.glob("part-[0-9][0-9]")) if (store / "CURRENT").exists()]

@@ -115,12 +115,16 @@ class RocksReader:
     Raises StorageError; ``final`` where there is no store, or a damaged one. URLs are canonical. ``group_of``: as the store
     makes its keys."""
 
-    lags: ClassVar[None] = None
+    is_partial: ClassVar[bool] = False
     """It knows of all that there is."""
 
     def __init__(self, path: Path, group_of: GroupOf | None = None) -> None:
         self._path, self._group_of = path, group_of
         self._database, self._facts = _open(path, group_of)
+
+    def lags(self, file: str, url: str) -> bool:
+        """Never: rows are read as far as its marks go."""
+        return False
 
     def lookup(self, url: str) -> Known | str | None:
         """As ``Store.lookup``."""

@@ -57,8 +57,7 @@ def write_wacz(
     if not any(file.startswith("warc/") for file in kept):
         return 0
     temporary, begun = to.with_name(to.name + ".tmp"), f".{to.name}.index-"
-    for left in [path for path in to.parent.iterdir() if path.name.startswith(begun)]:  # by one to the same file that was killed
-        shutil.rmtree(left)
+    _remove(to.parent, begun)  # what one to the same file has left that was killed
     try:
         with (
             temporary.open("wb") as stream,
@@ -75,7 +74,14 @@ def write_wacz(
             temporary.replace(to)
     finally:
         temporary.unlink(missing_ok=True)
+        _remove(to.parent, begun)  # a signal may come as the directory is being made
     return count
+
+
+def _remove(folder: Path, begun: str) -> None:
+    """The directories in it whose names begin so."""
+    for path in [path for path in folder.iterdir() if path.name.startswith(begun)]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _archive(

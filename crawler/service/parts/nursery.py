@@ -24,7 +24,7 @@ from typing import Any, Final, NoReturn
 
 from msgspec import msgpack
 
-from crawler.core.errors import OUR_ERRNOS, ConfigError, LackError, RemoteError, StorageError, lack_of
+from crawler.core.errors import OUR_ERRNOS, ConfigError, LackError, RemoteError, StorageError, lack_of, storage_error_of
 from crawler.frontier import has_opened_a_store
 from crawler.resources.disk import FULL, SCARCE
 from crawler.service.parts.channel import error_of, words_of
@@ -178,7 +178,7 @@ def _told(work: Callable[[], Any]) -> tuple[str, Any]:
     try:
         return "", work()
     except Exception as error:
-        known = error if isinstance(error, ConfigError | StorageError) else lack_of(error)
+        known = error if isinstance(error, ConfigError) else storage_error_of(error)
         if known is None:
             raise
         return words_of(known)

@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 from types import SimpleNamespace
 
+from support.daemons import ROOMY
 from support.webs import Answer, Web, page, text
 
 from crawler.config.load import load
@@ -85,7 +86,8 @@ async def test_no_visit_begins_of_a_slot_that_was_lost_while_its_sitemaps_waited
     with web.running():
         url = web.url("127.0.0.1", "/page")
         settings = {"urls": [url], "output": str(tmp_path / "out"), "sitemaps": True, "delay": 0.0, "workers": 1}
-        async with open_crawl(load(settings | {"allow_net": ["127.0.0.0/8"]}).config) as crawl:
+        settings |= {"allow_net": ["127.0.0.0/8"], "memory_limit": ROOMY}
+        async with open_crawl(load(settings).config) as crawl:
             sitemaps, lost, settled = crawl.visitor._expander.sitemaps, set(), []
             admit = sitemaps._admit
 

@@ -907,7 +907,7 @@ async def test_who_waits_for_rules_asks_again_where_another_member_has_the_host_
     world.bench.hold_for_robots(waiting.host, True)
     onward = Link("http://h1.test/robots.txt", leaving.host, "robots", anchor="http://h0.test")
     assert world.frontier.put_robots(onward)
-    world.pump.give_back_waiting({1}, lambda host: int(host[1]))
+    world.pump.holdings.give_back_waiting({1}, lambda host: int(host[1]))
     asks = asyncio.create_task(world.frontier.take())
     await asyncio.sleep(0)
     assert list(world.pump._refill._robots_wanted) == [waiting.host]
@@ -923,7 +923,7 @@ async def test_no_robots_txt_is_visited_at_a_host_that_is_anothers_by_now():
     out = await world.frontier.take()
     onward = Link("http://h0.test/robots.txt", link.host, "robots", anchor="http://other.test")
     world.frontier.deals = lambda host: host != link.host
-    world.pump.give_back_waiting({0}, lambda host: 0)
+    world.pump.holdings.give_back_waiting({0}, lambda host: 0)
     world.frontier.settle(out, Unvisited())
     assert link.host in world.bench and not world.frontier.put_robots(onward)
     assert world.bench.waiting == 0
@@ -948,7 +948,7 @@ async def test_no_host_of_a_lost_slot_stays_on_the_bench():
     world.bench.hold_for_robots("h2.test", True)
     assert world.bench.take(0.0) is None
     world.frontier.deals = lambda host: False
-    world.pump.evict({0}, lambda lease: 0, lambda host: 0)
+    world.pump.holdings.evict({0}, lambda lease: 0, lambda host: 0)
     world.frontier.settle(leases[1], Unvisited())
     assert is_empty(world.bench)
     world.pump.close()

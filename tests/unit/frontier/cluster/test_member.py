@@ -24,6 +24,18 @@ from crawler.frontier.rocksdb.layout import decode_state, encode
 NODE = "a"
 
 
+class Holdings:
+    """In memory there is nothing."""
+
+    def __init__(self) -> None:
+        self.evicted: set[int] = set()
+
+    def evict(self, slots, slot_of, slot_of_host) -> None:
+        self.evicted |= slots
+
+    def give_back_waiting(self, slots, slot_of_host) -> None: ...
+
+
 class Pump:
     """In the pump's place: everything is done at once; ``meanwhile`` before the loop hears of what was done between commits."""
 
@@ -31,7 +43,7 @@ class Pump:
 
     def __init__(self) -> None:
         self.frontier = SimpleNamespace(pauses=set(), resume=lambda why: None, pause=lambda why: None)
-        self.evicted: set[int] = set()
+        self.holdings = Holdings()
         self.meanwhile: Callable = lambda: None
 
     async def ask(self, call, *args):
@@ -44,12 +56,8 @@ class Pump:
             await waiting
         return done
 
-    def evict(self, slots, slot_of, slot_of_host) -> None:
-        self.evicted |= slots
-
     def restocked(self) -> None: ...
     def counted(self) -> None: ...
-    def give_back_waiting(self, slots, slot_of_host) -> None: ...
 
 
 @pytest.fixture
@@ -79,7 +87,7 @@ async def test_a_tick_that_was_asked_before_a_slot_was_taken_does_not_make_it_on
     assert [lease.link.url for lease in driver.claim()] == [link("a/1").url]
     assert member.taken_at(link("a/1").host) == driver.now, "it may have been visited until then"
     member._lose({slot_of(member)})
-    assert pump.evicted == {slot_of(member)}, "what is out of it is broken off"
+    assert pump.holdings.evicted == {slot_of(member)}, "what is out of it is broken off"
 
 
 async def test_a_slot_that_is_lost_while_it_is_taken_is_not_dealt_from_and_can_be_had_again(made) -> None:
@@ -196,7 +204,7 @@ async def test_what_was_written_ahead_of_a_commit_is_true_before_its_slot_is_giv
     driver.store.order(RecrawlOrder(driver.now, driver.now + 99))
     assert driver.store.fulfil(1000) == 1
     member._slots.leave([slot_of(member)])
-    pump.slots_out = lambda slot_of: set()
+    pump.holdings.slots_out = lambda slot_of: set()
     await member._settle_slots()
     assert not member.deals(link("a/1").host)
     driver.commit([link("b/1")])
@@ -208,7 +216,7 @@ async def test_a_node_whose_disk_stays_low_waits_for_its_disk_and_not_for_the_da
     member, pump, driver = made
     pauses = {Pause.DISK_LOW}
     pump.frontier = SimpleNamespace(pauses=pauses, resume=pauses.discard, pause=pauses.add)
-    pump.slots_out = lambda slot_of: set()
+    pump.holdings.slots_out = lambda slot_of: set()
     for now, wants in ((0, True), (61, False)):
         assert member._room.wants_slots(pauses, now) == wants
         await member._reconcile(driver.copy.truth.tick([], wants))
