@@ -45,21 +45,24 @@ _BROTLI_TAIL_BYTES_MAX: Final = 64 << 10
 _IDENTITY: Final = frozenset({"", "identity"})
 _ALIASES: Final = {"x-gzip": "gzip", "x-compress": "compress"}
 _UNSUPPORTED: Final = frozenset({"compress", "exi", "pack200-gzip", "aes128gcm", "dcb", "dcz", "sdch"})
+_LISTED: Final = re.compile("[^,]++").finditer
 _TOKEN: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 Stage = Callable[[Iterable[bytes]], Iterator[bytes]]
 
 
 def codings_of(values: Iterable[str]) -> tuple[str, ...]:
-    """The codings of Content-Encoding field values, in the order they were applied.
+    """The codings of Content-Encoding field values, in the order they were applied; of more than can be undone one too many.
 
     Tokens that no registry knows (``utf-8``, ``none``, ...) are left out, as browsers do: such bodies are not encoded. So are
     those with bytes beyond ASCII: as UTF-8 and as latin-1, different ones would be white space.
     """
-    found = []
+    found: list[str] = []
     for value in values:
-        for token in value.split(","):
-            name = token.strip().lower() if token.isascii() else ""
+        for token in _LISTED(value):
+            if len(found) > CODINGS_MAX:
+                break
+            name = token[0].strip().lower() if token[0].isascii() else ""
             name = _ALIASES.get(name, name)
             if name not in _IDENTITY and _TOKEN.fullmatch(name) and (name in _STAGES or name in _UNSUPPORTED):
                 found.append(name)
@@ -75,7 +78,7 @@ def decoded(chunks: Iterable[bytes], codings: tuple[str, ...]) -> Iterator[bytes
     undo · ``trailing_data`` more follows the end · ``decode_ratio`` between two codings. No input at all is an empty body.
     """
     if len(codings) > CODINGS_MAX:
-        raise FetchError("content_coding", f"{len(codings)} codings")
+        raise FetchError("content_coding", f"over {CODINGS_MAX} codings")
     pieces: Iterable[bytes] = chunks
     for above, name in enumerate(reversed(codings)):
         pieces = stacked(pieces, name) if above < len(codings) - 1 else _stage(name)(pieces)

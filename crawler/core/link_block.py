@@ -27,9 +27,12 @@ from crawler.core.urls import host_key
 
 QUERY_BYTES: Final = 8
 NO_QUERY: Final = b"\0" * QUERY_BYTES
+URL_BYTES_MIN: Final = len("http://h/")
 
 _encode = Encoder().encode
 _surrogates = re.compile("[\ud800-\udfff]").sub
+is_printable = re.compile(rb"[!-~]*+").fullmatch
+"""Whether bytes are such as canonical URLs have."""
 _links = Decoder(Link)
 
 
@@ -53,7 +56,7 @@ class Columns(Struct, frozen=True, array_like=True, gc=False):
     keys: bytes
     """KEY_BYTES a link: fingerprint of its host, fingerprint of its URL, both by the crawl's secret."""
     urls: bytes
-    """The canonical URLs, one behind the other. ASCII, as canonical URLs are."""
+    """The canonical URLs, one behind the other. Printable ASCII, as canonical URLs are."""
     ends: bytes
     """Where each of ``urls`` ends: unsigned 32-bit integers in the machine's order."""
     queries: bytes
@@ -65,14 +68,15 @@ class Columns(Struct, frozen=True, array_like=True, gc=False):
 
     def is_sound(self, url_bytes_max: int) -> bool:
         """Whether the columns fit each other, and say no more than a page's may. (A process that a document took over may say
-        anything: URLs that overlap, for instance, each with all the text of the others.)"""
+        anything: URLs that overlap, each with all the text of the others, or such as would end the line that they stand in.)"""
         count, odd = divmod(len(self.keys), KEY_BYTES)
         fits = not odd and len(self.ends) == 4 * count and len(self.queries) in (0, QUERY_BYTES * count)
-        if not fits or count > PART_LINKS or not self.urls.isascii():
+        if not fits or count > PART_LINKS or not is_printable(self.urls):
             return False
         ends = array("I", self.ends)
         lengths = [*map(sub, ends, chain((0,), ends))]
-        return sum(lengths) == len(self.urls) and min(lengths, default=1) > 0 and max(lengths, default=0) <= url_bytes_max
+        fits = min(lengths, default=URL_BYTES_MIN) >= URL_BYTES_MIN and max(lengths, default=0) <= url_bytes_max
+        return fits and sum(lengths) == len(self.urls)
 
 
 class LinkBlock(Struct, frozen=True, array_like=True, gc=False):

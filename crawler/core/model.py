@@ -210,6 +210,8 @@ class Known(Struct, frozen=True, array_like=True, gc=False):
     line_has_ended: bool = False
     """The line that named it had ended, here or elsewhere, before the last visit, and is counted so: it has redirected, or what
     redirects to it has led elsewhere before."""
+    coding: str | None = None
+    """Content coding of its body as it stands in ``archive``; "" for none. None: only the record says."""
 
     @property
     def text_bytes(self) -> int:

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
-from crawler.core.link_block import Packer
+from crawler.core.link_block import URL_BYTES_MIN, Packer, is_printable
 from crawler.core.urls import host_key
 from crawler.crawl.outlinks import Parts, are_known, parts_of, reading_of
 from crawler.parse.html import Outlink
@@ -30,8 +30,12 @@ class PackedPart(Struct, array_like=True):
     is_over: bool
 
     def __post_init__(self) -> None:
-        if not are_known(self.part.refused):
-            raise ValueError("no such rule")
+        """A process that a document took over may say anything, also what would end the line that it stands in."""
+        said = (*self.part.entries, *self.part.modified)
+        if not (are_known(self.part.refused) and is_printable("".join(said).encode())):
+            raise ValueError("no such rule, or URLs that are none")
+        if min(map(len, said), default=URL_BYTES_MIN) < URL_BYTES_MIN:
+            raise ValueError("a URL that is none")
 
 
 def packed_part(

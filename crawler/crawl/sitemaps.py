@@ -36,6 +36,8 @@ from crawler.resources.memory_plan import SITEMAP_PART_BYTES
 SITES_MAX: Final = 4096
 LOST_PARTS_MAX: Final = 3
 """A sitemap so many parts of which ended their parser, or ran out of time, is read no further."""
+MORE_MAX: Final = 4096
+"""Replies to the parts of one sitemap that say that they are not all of it: those that are full, or had many faults to repair."""
 AT_ONCE: Final = 2
 """Sitemaps of more than one part that are read at a time: while the links of one are admitted, the parsers read another."""
 _LOOKED_AT_BYTES: Final = 4 << 10
@@ -208,7 +210,7 @@ class Sitemaps:
         needs the whole account would wait until all sitemaps are read, and every visit behind it as well."""
         link, charset = reading.link, reading.charset
         place = (link.url, charset, link.depth, link.anchor or link.url, self._reading)
-        state, left = b"", URLS_MAX
+        state, left, more_left = b"", URLS_MAX, MORE_MAX
         for data, end in unpacked:
             more = True
             while more:
@@ -226,9 +228,14 @@ class Sitemaps:
                         reading.fault("index_depth", 1, f"over {INDEX_DEPTH_MAX} indexes in one another")
                         return
                     left -= found.count
+                    more_left -= more
                     yield found
                     if found.is_over:
                         reading.fault("too_many_urls", 1, f"only {URLS_MAX} of its URLs are read")
+                        return
+                    if more_left < 0:  # a document may have taken its process over
+                        reading.refuse("parse_crashed")
+                        reading.cut["parse_crashed"] = f"its parser had more after {MORE_MAX} replies"
                         return
 
     def _sitemap(self, page: Link, url: str) -> tuple[Link, str | None]:

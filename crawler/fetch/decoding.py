@@ -64,7 +64,7 @@ class Finisher:
             return
         page.coding = ", ".join(codings)
         if len(codings) > self._codings_max:
-            page.fault = page.fault or FetchError("content_coding", f"{len(codings)} codings")
+            page.fault = page.fault or FetchError("content_coding", f"over {self._codings_max} codings")
             return
         target = Body(self._tmp) if self._decode_body else None
         needed = self.decoder_bytes(page, limit)

@@ -46,7 +46,9 @@ NAME_COPIES: Final = 10
 NODE_BYTES: Final = 160
 """Of an address, to which its name comes. A response by TCP may have 4,000."""
 ALIAS_BYTES: Final = 180
-"""Of each name that stands for another, to which both come."""
+"""Of each name that stands for another, to which both come; in each of two responses where IPv6 is asked for as well."""
+DENIED_BYTES: Final = 9 << 10
+"""Of a name that does not exist, or has no address: it may lead through eight long ones to nothing, and c-ares does not tell."""
 RENEW_EVERY_S: Final = 1.0
 """A channel is a thread and some descriptors: there is a new one no more often than this."""
 NODES_MAX: Final = 64
@@ -232,18 +234,21 @@ class Resolver(AbstractResolver):
             return
         error = query.exception()
         nodes = query.result().nodes if error is None else ()
-        if channel == self._channel_number and error is None:
-            self._channel_bytes += _kept_bytes(host, query.result())
+        reason, code = "no_address", None
+        if error is not None:
+            code = _error_names().get(error.args[0]) if error.args else None
+            reason = _REASONS.get(code or "", "servfail")
+        if channel == self._channel_number:
+            if error is None:
+                self._channel_bytes += _kept_bytes(host, query.result(), 2 if family == socket.AF_UNSPEC else 1)
+            elif reason in KEPT_BY_CARES:
+                self._channel_bytes += DENIED_BYTES
         addresses, ttl_s = self._addresses(nodes) if error is None else ((), 0.0)
         if addresses:
             self._learn(host, addresses, ttl_s)
             self._end(host, waiting, addresses)
         if waiting.done():  # what comes too late counts as silence
             return
-        reason, code = "no_address", None
-        if error is not None:
-            code = _error_names().get(error.args[0]) if error.args else None
-            reason = _REASONS.get(code or "", "servfail")
         lacking = _OURS.get(code or "", 0)
         if reason in ("resolver_unreachable", "dns_timeout"):
             lacking = descriptors_spent()
@@ -346,10 +351,10 @@ class Resolver(AbstractResolver):
         return tuple(kept), float(max(ttl_s, TTL_S_MIN))
 
 
-def _kept_bytes(host: str, result: Any) -> int:
-    """What c-ares keeps of a response beside what it keeps of any, about: each record has its names written out."""
+def _kept_bytes(host: str, result: Any, responses: int) -> int:
+    """What c-ares keeps of so many responses beside what it keeps of any, about: each record has its names written out."""
     aliases = [len(each.alias) + len(each.name) for each in result.cnames]
-    return ALIAS_BYTES * len(aliases) + sum(aliases) + (NODE_BYTES + max([len(host), *aliases])) * len(result.nodes)
+    return responses * (ALIAS_BYTES * len(aliases) + sum(aliases)) + (NODE_BYTES + max([len(host), *aliases])) * len(result.nodes)
 
 
 @cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from sys import intern
 from typing import Final
 
 import orjson
@@ -94,6 +95,7 @@ def known_of(settled: Settled, kept: Kept | None, row: Row, ref: Ref, wall: floa
             change=row["change"],
             content=content,
             line_has_ended=settled.was_redirected,
+            coding=_single(page.coding or ""),
         )
     status, at = (page.status, page.fetched_at) if page is not None else (None, wall)
     known = Known(
@@ -117,7 +119,13 @@ def known_of(settled: Settled, kept: Kept | None, row: Row, ref: Ref, wall: floa
         last_modified=modified or before.last_modified,
         digest=before.digest,
         archived_at=before.archived_at or before.fetched_at,
+        coding=before.coding,
     )
+
+
+def _single(coding: str) -> str | None:
+    """Of the few that there are each is in memory once. Of several, which nobody sends, there are many."""
+    return intern(coding) if "," not in coding else None
 
 
 def _robots_outcome(outcome: Done | Dropped) -> str:

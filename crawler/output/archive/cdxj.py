@@ -43,7 +43,12 @@ def line(page: Page, ref: Ref, digest: str, *, is_revisit: bool) -> bytes:
     mime = "warc/revisit" if is_revisit else _mime(page)
     status = None if is_revisit and page.status == 304 else str(page.status)
     said = line_of(Pointer(page.url, stamp, digest, ref.offset, ref.length, mime, status), ref.file)
-    return said if not page.is_by_head else said[:-2] + b', "method": "HEAD"}\n'  # no page to be replayed
+    return by_head(said) if page.is_by_head else said
+
+
+def by_head(line: bytes) -> bytes:
+    """The line of a response that was asked for by HEAD: no page to be replayed."""
+    return line[:-2] + b', "method": "HEAD"}\n'
 
 
 class Pointer(NamedTuple):
@@ -75,7 +80,7 @@ def pointer(url: str, date: str, digest: str, offset: int, length: int, http: by
     first = next(lines)
     named = (field.partition(b":") for field in lines)
     mime = next((_bare(value) for name, _, value in named if name.lower() == b"content-type"), None)
-    status = first.split(b" ")[1].decode("latin-1") if first.count(b" ") else None
+    status = first.split(b" ", 2)[1].decode("latin-1") if first.count(b" ") else None
     return Pointer(url, date.translate(_DIGITS), digest, offset, length, "warc/revisit" if is_revisit else mime, status)
 
 

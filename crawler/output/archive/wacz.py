@@ -29,6 +29,7 @@ from crawler.core.model import Mark
 from crawler.core.version import __version__
 from crawler.output.archive import cdxj
 from crawler.output.archive.surt import player_key
+from crawler.output.archive.warc_reader import RecordReader
 from crawler.output.archive.warc_verify import RESPONSES, checked_at
 from crawler.output.file_names import indexes_in
 
@@ -151,12 +152,16 @@ def _index_lines(path: Path, source: BinaryIO, mark: Mark, warc: Mark) -> Iterat
 
 def _lines_anew(warc: BinaryIO, file: str, end: int) -> Iterator[bytes]:
     """Of the records in it, whose index is kept no longer. StorageError: one is damaged."""
-    offset = 0
+    offset, line = 0, b""  # the request that follows a response tells whether there is a page in it
     while offset < end:
         record = checked_at(warc, file, offset, end)
-        if record.kind in RESPONSES:
-            yield cdxj.line_of(record.place, file)
+        if record.kind == "request" and next(RecordReader(warc, file, offset, end).block(), b"").startswith(b"HEAD "):
+            line = line and cdxj.by_head(line)
+        elif record.kind in RESPONSES:
+            yield line
+            line = cdxj.line_of(record.place, file)
         offset += record.length
+    yield line
 
 
 def _committed(path: Path, source: BinaryIO, mark: Mark) -> Iterator[bytes]:

@@ -133,7 +133,8 @@ class WarcArchive:
     def _describe(self, pair: Pair) -> None:
         """By whom and how what follows is made: at a file's beginning, where another process goes on with it, perhaps of another
         version and with other settings, and where those have changed."""
-        settings, told, pair.told = self._settings, pair.told, self._settings
+        settings = self._settings  # read once: a thread may change it meanwhile
+        told, pair.told = pair.told, settings
         if settings == told:
             return
         wall, warc, pair.info_at = time.time(), pair.warc, pair.warc.size
@@ -228,17 +229,19 @@ class WarcArchive:
         path = self._root / known.archive.file
         if not is_there(path) or known.archive.file in self._retired:
             return None  # the body must be kept anew
-        if page.status != 304 and not self._is_coded_alike(known.archive, page):
+        if page.status != 304 and self._coding_of(known.coding, known.archive) != (page.coding or ""):
             return None
         return known.archive, known.archived_at or known.fetched_at, known.digest
 
-    def _is_coded_alike(self, earlier: Ref, page: Page) -> bool:
-        """Whether the same bytes are of the same content codings: they are read by the head of the record that holds them, and
-        where a server has begun, or ceased, to say that they are gzip, they are another page."""
+    def _coding_of(self, told: str | None, earlier: Ref) -> str | None:
+        """The content codings of the body in a record, by whose head it is read: where a server has begun, or ceased, to say that
+        the same bytes are gzip, they are another page. None: it cannot be read."""
+        if told is not None:  # to look costs an unchanged page more than all else, and on a slow disk a seek
+            return told
         try:
-            return ", ".join(codings_at(self._root, earlier)) == (page.coding or "")
+            return ", ".join(codings_at(self._root, earlier))
         except StorageError:
-            return False
+            return None
 
     def _create(self) -> Pair:
         wall = time.time()

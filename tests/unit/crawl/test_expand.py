@@ -134,6 +134,19 @@ async def test_links_of_a_part_share_no_text(tmp_path, ends):
     assert done.refused == {"parse_crashed": 1}
 
 
+@pytest.mark.parametrize(
+    "forged", ["x", "abc/", "http://h", "http://h/a\r\nHost: i", "http://h/a b", "http://h/\0", "http://h/\x7f"]
+)
+async def test_a_link_is_what_a_url_can_be(tmp_path, forged):
+    """It stands in a line of a request and of a record, and a store cuts its host out of it."""
+    keys = part(0, 1).keys
+    columns = Columns(keys, forged.encode(), array("I", [len(forged)]).tobytes(), b"")
+    trial = Trial(tmp_path, Reader(Packed([columns, part(3, 1)], [], {})))
+    done = await trial.expand(page_of(tmp_path, b"<a>", SEED))
+    assert [link.url[-1] for link in (*trial.admitted, *links_of(done))] == ["3"]
+    assert done.refused == {"parse_crashed": 1}
+
+
 @pytest.mark.parametrize("forged", [["/" + "x" * 3000], ["/same"] * (PART_LINKS + 1)])
 async def test_no_link_is_longer_and_no_part_holds_more_than_may_be(tmp_path, forged):
     columns = pack([f"http://www.example.org{path}" for path in forged], Keys(SECRET), LINK).columns

@@ -116,7 +116,11 @@ SOUND = {"entries": [], "kind": "urlset", "encoding": "UTF-8", "state": b"", "re
         ({"faults": {"a fault of its own": (1, "")}}, 0),
         ({"faults": {"xml": (1, "x" * 8_000_000)}}, 0),
         ({"encoding": "x" * 8_000_000}, 0),
-        ({"entries": [""] * 200_000}, 0),
+        ({"entries": ["http://h/"] * 200_000}, 0),
+        ({"entries": ["http://h/", "x"]}, 0),
+        ({"entries": ["http://h/a\r\nHost: i"]}, 0),
+        ({"entries": ["http://h/\u00e9"]}, 0),
+        ({"more": False, "modified": {"x": 1.0}}, 0),
         ({}, -1),
     ],
 )

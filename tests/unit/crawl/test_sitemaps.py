@@ -19,10 +19,12 @@ from crawler.core import urls
 from crawler.core.model import Done, Input, Link
 from crawler.crawl import sitemaps
 from crawler.crawl.expand import Expander
+from crawler.crawl.sitemap_entries import PackedPart
 from crawler.fetch.decoding import Finisher
 from crawler.parse.heavy_hosts import NO_TURN
 from crawler.parse.pool import ParseFault, ParserPool, open_parser
 from crawler.parse.sitemap import INDEX_DEPTH_MAX, URLS_MAX
+from crawler.parse.sitemap_part import Part
 from crawler.parse.sitemap_xml import ENTRY_URLS_MAX
 from crawler.policy.scope import RULES, Scope
 from crawler.resources.memory_budget import Budget
@@ -98,6 +100,15 @@ class Watched(Faulty):
     def _had(self, other: asyncio.Future[Any]) -> None:
         self.had_at = self.calls
         other.result().release()
+
+
+class Endless(Faulty):
+    """A process that a document took over: it always has more to say."""
+
+    async def call(self, *arguments: Any, result: Any, host: str) -> Any:
+        self.calls += 1
+        assert self.calls < 10_000
+        return PackedPart(Part([], "urlset", "UTF-8", b"", {}, {}, more=True), [], 0, False)
 
 
 @pytest.fixture
@@ -407,3 +418,8 @@ async def test_through_a_parser_process(tmp_path: Path) -> None:
         assert [link.url for link in links] == urls
         assert done.refused == {"sitemap_fault": 1}
         assert parser.stats().restarts == 0
+
+
+async def test_a_sitemap_ends_whatever_its_parser_says(tmp_path: Path, parser: ParserPool) -> None:
+    _, done = await Trial(tmp_path, Endless(parser, {})).read(XML.encode())
+    assert done.refused == {"parse_crashed": 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import math
 import os
@@ -280,6 +281,29 @@ def test_what_was_known_of_a_body_outlives_a_visit_that_brings_none(tmp_path, ki
         assert latest["archive"]["revisit_of"] == row["archive"]
         assert latest["archive"]["offset"] > row["archive"]["offset"]
     crawl.journal.close()
+
+
+def test_the_codings_of_a_body_are_known_for_as_long_as_it_is(crawl):
+    """Of several the record alone says them."""
+    packed, head = gzip.compress(b"<p>text"), ((b"Content-Encoding", b"gzip"),)
+    coded, many = {"headers": head, "coding": "gzip"}, "gzip, br"
+    outcomes = [
+        Done(crawl.page(A, packed, **coded), "ok"),
+        Done(crawl.page(A, packed, **coded), "ok"),
+        Done(crawl.page(A, b"", headers=(), status=304), "ok"),
+        Dropped("timeout", "total_timeout"),
+        Done(crawl.page(A, packed), "ok"),
+        Done(crawl.page(A, b"x", coding=many), "bad_response", "content_coding"),
+    ]
+    codings = []
+    crawl.commit(links=[seed(A, 1)])
+    for outcome in outcomes:
+        (lease,) = crawl.claim()
+        crawl.commit([Settled(lease, outcome)])
+        crawl.store.revive(frozenset({"ok", "timeout", "bad_response"}))
+        codings.append(crawl.known[-1].coding)
+    assert codings == ["gzip", "gzip", "gzip", "gzip", "", None]
+    assert ["revisit_of" in row["archive"] for row in crawl.rows() if row["archive"]] == [False, True, True, False, False]
 
 
 @pytest.mark.parametrize("said", [{}, {"mime": "text/plain"}, {"mime": "text/html", "charset": "utf-8"}])

@@ -70,6 +70,21 @@ def test_an_index_that_was_written_on_and_sorted_meanwhile_names_what_is_in_it(t
     assert [line.partition(b" ")[0] for line in lines_in(tmp_path / "x.wacz")] == [b"org,example)/%d" % n for n in range(6, 10)]
 
 
+def test_an_index_that_is_made_anew_is_as_it_was(tmp_path: Path) -> None:
+    """Also in what players pass over: what was asked for by HEAD."""
+    ledger = Ledger(tmp_path)
+    for number, method in enumerate((b"GET", b"HEAD", b"GET", b"HEAD")):
+        page = page_of(tmp_path, b"" if method == b"HEAD" else b"page", f"http://example.org/{number}")
+        page.request = page.request.replace(b"GET", method)
+        ledger.append(page)
+    ledger.roll()
+    marks = {file: mark for file, mark in ledger.marks.items() if file.startswith("warc/")}
+    for kept, name in ((ledger.marks, "x.wacz"), (marks, "y.wacz")):
+        assert write_wacz(tmp_path, kept, [], tmp_path / name, title="x", is_retired=kept_always) == 1
+    assert lines_in(tmp_path / "x.wacz") == lines_in(tmp_path / "y.wacz")
+    assert [b"HEAD" in line for line in lines_in(tmp_path / "x.wacz")] == [False, True, False, True]
+
+
 def test_an_index_that_is_damaged_is_told(tmp_path: Path) -> None:
     marks = crawl_of(tmp_path / "root", 1)
     index = tmp_path / "root" / names(0)[1]
