@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from errno import EWOULDBLOCK
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
@@ -108,6 +109,8 @@ def once_open(
             away_since = time.monotonic() if why is None else away_since
             is_given_up = command == "run" and time.monotonic() - away_since > config.disk_wait
             awaited = _awaited(config, command, error, is_open=is_open())
+            if why is not None and what == "disk" and error.errno == EWOULDBLOCK:
+                awaited = what  # perhaps by the command that is to make room: nothing held the directory meanwhile
             if is_given_up or awaited is None:
                 raise
             what, why = awaited, str(error)

@@ -105,6 +105,28 @@ def test_a_daemon_that_goes_on_waits_for_a_full_disk(
     assert next(tries) == (3 if there != "a" else 1)
 
 
+def test_a_daemon_that_waits_for_a_full_disk_leaves_the_directory_to_a_command_that_makes_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it was opened again just then it ended with exit 75, after which systemd begins none again."""
+    monkeypatch.setattr(opening_wait, "TRY_EVERY_S", 0.01)
+    monkeypatch.setattr(starting, "DISK_AGAIN_S", 0.0)
+    (tmp_path / "frontier").mkdir()
+    numbers = [errno.ENOSPC, errno.EWOULDBLOCK, errno.EWOULDBLOCK, errno.ENOSPC]
+
+    def crawl() -> int:
+        if numbers:
+            raise StorageError("not now", errno=numbers.pop(0))
+        return 7
+
+    config = Config(output=str(tmp_path), listen="127.0.0.1:0")
+    with Signals() as signals:
+        assert once_open(config, "serve", signals, crawl, Exit.OK) == 7
+        numbers.append(errno.EWOULDBLOCK)
+        with pytest.raises(StorageError):
+            once_open(config, "serve", signals, crawl, Exit.OK)
+
+
 ENDED_AT_ONCE = """
 import sys
 from crawler.cli.run_command import run
