@@ -60,12 +60,13 @@ def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
 
     import_aiohttp()
     ports: list[int] = []
+    spoken = warnings(config)
 
     def crawl() -> int:
         parts, why = processes_of(config, "serve")
         with opened_for(config, "serve", parts) as served, log_of_daemon(config) as log:
-            for line in warnings(config):
-                logger.warning("%s", line)
+            while spoken:  # once, however often it is opened
+                logger.warning("%s", spoken.pop(0))
             if why:
                 logger.info("%s", why)
 

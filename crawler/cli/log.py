@@ -26,7 +26,7 @@ from queue import SimpleQueue
 from typing import Any, Final, Literal
 
 from crawler.config import Config
-from crawler.core.errors import ConfigError
+from crawler.core.errors import NO_ROOM, ConfigError
 from crawler.core.log_record import extra_of
 from crawler.core.text import printable
 
@@ -161,10 +161,13 @@ def log_of_daemon(config: Config) -> Log:
 
 
 def _file(path: str) -> WatchedFileHandler:
-    """A file that is opened anew after it was renamed or deleted (logrotate). ConfigError: it cannot be opened."""
+    """A file that is opened anew after it was renamed or deleted (logrotate), and where the disk has room for it. ConfigError: it
+    cannot be opened."""
     try:
         return WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
+        if error.errno in NO_ROOM:
+            return WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace", delay=True)
         raise ConfigError(f"log_file {path}: {error.strerror}") from error
 
 

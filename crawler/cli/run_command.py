@@ -59,7 +59,7 @@ def run(arguments: Sequence[str], signals: Signals | None = None) -> int:
     return once_open(config, "run", signals, crawl, Exit.STOPPED)
 
 
-def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, quiet: bool, summary: bool) -> int:
+def _crawl(config: Config, signals: Signals | None, spoken: list[str], *, quiet: bool, summary: bool) -> int:
     from crawler.cli.log import log_of_run
     from crawler.cli.progress import LIVE_EVERY_S, Progress, closing_table, how_to_go_on, mode
 
@@ -69,8 +69,8 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
     progress = Progress(shown, sys.stderr, again)
     leaving = signals.at_last(progress.leave) if signals is not None else contextlib.nullcontext()
     with opened_for(config, "run", parts) as run_crawl, leaving, progress, log_of_run(config, progress.say):
-        for line in spoken:
-            logger.warning("%s", line)
+        while spoken:  # once, however often it is opened
+            logger.warning("%s", spoken.pop(0))
         if why:
             logger.info("%s", why)
         interval = LIVE_EVERY_S if shown == "bar" else 1.0

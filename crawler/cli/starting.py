@@ -117,13 +117,16 @@ def once_open(
 
 def _awaited(config: Config, command: Command, error: StorageError, *, is_open: bool) -> Awaited | None:
     """What would cure it, and comes back by itself; None if nothing does."""
+    from crawler.config.crawl_toml import FILE_NAME
     from crawler.output import is_crawl
     from crawler.resources.disk import FULL
 
     if isinstance(error, RemoteError):
         return "database" if _may_wait(config) else None
+    root = Path(config.output or "")
     is_full = command == "serve" and error.errno in FULL and not is_open
-    return "disk" if is_full and not config.fresh and is_crawl(Path(config.output or "")) else None
+    has_begun = is_crawl(root) or (config.store == "memory" and (root / FILE_NAME).exists())  # which has no frontier there
+    return "disk" if is_full and not config.fresh and has_begun else None
 
 
 def _may_wait(config: Config) -> bool:

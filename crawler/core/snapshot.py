@@ -114,5 +114,5 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
     @property
     def is_whole(self) -> bool:
-        """All that is known is settled, and nothing more is read."""
-        return not (self.reading or self.waiting or self.retrying or self.in_flight)
+        """All that is known is settled, and stored where it is to be, and nothing more is read."""
+        return not (self.reading or self.waiting or self.retrying or self.in_flight or self.unstored)

@@ -190,6 +190,7 @@ class Crawl:
         self.journal.roll(rows=True)
         await self.frontier.retire({})
         await self._ending.give_time(uploads.finish(), self.config.store_wait, self.config.grace)
+        await uploads.count()
         if uploads.waiting.files:
             logger.error(
                 "%d files (%d MiB) are not stored: %s; the next start goes on with them",

@@ -235,15 +235,15 @@ class MemoryStore:
         return [page for page in settled if which.takes(page)]
 
     def remove_some(self, which: Selection, after: bytes = b"") -> Step:
-        pages = self._chosen(which)
+        pages, known = self._chosen(which), self._tally.known
         for page in pages:
             key = self._url_key(page.link.url)
             self._tally.settle(page, -1)
             self._progress.undo(page, forgotten=True)
             self._tally.known -= page.link.kind not in NOT_PAGES
             del self._pages[key], self._depths[key]
-            self.removed += page.link.kind not in NOT_PAGES
         self._counts = self._tally.freeze()
+        self.removed += known - self._tally.known  # not before: others read both
         return Step(len(pages), frozenset(page.link.host for page in pages))
 
     def revive_some(self, which: Selection, after: bytes = b"") -> Step:

@@ -131,8 +131,10 @@ class Summary:
         self.times.add(_seconds(row["fetched_at"]), "failed" if is_failure else row["outcome"])
         if is_failure:
             self.failing.add(host)
-        if row["bytes_wire"] is not None and row["status"] != 304:
-            self.types.add(row["mime"] or "unknown")
+        if row["bytes_wire"] is None:
+            return
+        self.types.add(row["mime"] or "unknown")
+        if row["status"] != 304:  # it has no body
             self.host_bytes.add(host, row["bytes_wire"])
             self.sizes.add(row["bytes_wire"])
             self.first_byte.add(row["timings"]["first_byte"])

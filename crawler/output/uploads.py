@@ -100,6 +100,14 @@ class Uploads:
         self._hurry.set()
         await self._idle.wait()
 
+    async def count(self) -> None:
+        """What is full and not stored by now, also where there was no time to look."""
+        try:
+            self._note(await self._full())
+        except Exception as error:
+            if not isinstance(error, OSError) and storage_error_of(error) is None:
+                raise
+
     def _pause_s(self) -> float:
         if not self._failed_in_a_row:
             return LOOK_EVERY_S

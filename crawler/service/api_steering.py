@@ -14,6 +14,7 @@ import orjson
 from aiohttp import web
 from msgspec.structs import asdict
 
+from crawler.config.types import host_match
 from crawler.core.errors import ConfigError, FetchError
 from crawler.core.model import OutcomeName
 from crawler.core.text import counted
@@ -60,7 +61,7 @@ class Steering:
     async def post_exclusions(self, request: web.Request) -> web.Response:
         """POST /v1/exclusions"""
         wanted = await json_object(request, {"exclude", "block", "undo"})
-        expressions, hosts = _texts(wanted, "exclude"), _texts(wanted, "block")
+        expressions, hosts = _texts(wanted, "exclude"), _as_kept(_texts(wanted, "block"))
         undo = wanted.get("undo", False)
         if not isinstance(undo, bool):
             raise Problem(400, "undo must be true or false")
@@ -208,3 +209,11 @@ def _texts(wanted: dict[str, Any], key: str) -> list[str]:
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts) or len(texts) > EXCLUSIONS_MAX:
         raise Problem(400, f"{key} must be a list of at most {EXCLUSIONS_MAX} texts, none of them empty")
     return list(dict.fromkeys(texts))
+
+
+def _as_kept(hosts: list[str]) -> list[str]:
+    """Hosts as people write them, as settings have them; as they are where one is none, which is told where it is to be taken."""
+    try:
+        return list(dict.fromkeys(map(host_match, hosts)))
+    except ValueError:
+        return hosts

@@ -293,6 +293,7 @@ def test_the_summary_counts_the_last_visit_of_each_url(crawled, tmp_path):
     counts = orjson.loads(command("summary", out, "--json").stdout)
     assert counts["outcomes"] == {"ok": 4, "redirect": 1, "http_error": 1} and counts["kinds"] == {"recrawl": 6, "embed": 2}
     assert counts["changes"] == {"unchanged": 4, "changed": 1}
+    assert sum(counts["types"].values()) == 8 and counts["statuses"]["304"] == 1, "a page not modified is of the type it was"
     assert counts["incomplete_pages"] == {f"{crawled[1]}/": 1}
     text = command("summary", out).stdout
     assert text.startswith("6 pages (besides: 2 embed)") and "pages that lack" in text

@@ -311,11 +311,16 @@ def test_a_limit_stops_early(site, tmp_path, limit):
     assert rows <= 40 and (seconds >= 1 if "--max-time" in limit else rows >= 3), "in a second of its own nobody knows how many"
 
 
-def test_a_limit_of_as_many_pages_as_there_are_stops_nothing(site, tmp_path):
+@pytest.mark.parametrize(("limit", "processes"), [("--max-pages=5", "1"), ("--max-bytes=25", "1"), ("--max-bytes=25", "2")])
+def test_a_limit_of_as_much_as_there_is_stops_nothing(tmp_path, limit, processes):
     """A crawl of which nothing was left was called one that was stopped early."""
-    ended = command("run", *site.good(5), "-o", str(tmp_path), *LOCAL, "--max-pages", "5", "--json")
-    assert ended.returncode == 0 and "stopped before the end" not in ended.stderr
-    assert orjson.loads(ended.stdout)["stopped_by"] is None
+    with webs.Web(default=lambda host, path: webs.text("12345")).running() as web:
+        urls = [web.url(f"127.0.7.{n}", "/") for n in range(5)]
+        run = command if processes == "1" else crawler  # no part is forked from a process that has opened a crawl
+        ended = run("run", *urls, "-o", str(tmp_path), *LOCAL, limit, "--processes", processes, "--parsers", "0", "--json")
+    assert ended.returncode == 0 and "stopped before the end" not in ended.stderr, ended.stderr
+    told = orjson.loads(ended.stdout)
+    assert (told["stopped_by"], told["done"], told["bytes"]) == (None, 5, 25)
 
 
 def test_the_live_line_is_drawn_on_a_terminal_and_leaves_only_the_table(site, tmp_path):

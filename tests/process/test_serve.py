@@ -2,11 +2,14 @@
 
 import contextlib
 import gzip
+import itertools
 import json
 import os
 import resource
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -16,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from support.daemons import Served, served
 from support.full_disk import file_size_limit
-from support.programs import LOCAL, command, crawler, crawling, port_of_its_own, rows_of
+from support.programs import CLEAN, LOCAL, command, crawler, crawling, port_of_its_own, rows_of
 from support.sinful import Site, head, once, running, stay
 from support.waiting import wait_until
 
@@ -145,7 +148,7 @@ def test_two_daemons_do_not_share_a_directory(tmp_path):
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_daemon_that_goes_on_while_the_disk_is_full_waits_for_room(tmp_path, processes):
     """It ended with exit 3, five times within a minute, and systemd began it no more, whatever room was made afterwards."""
-    options = ("--processes", processes, "--memory-limit", "1GiB", "--parsers", "0")
+    options = ("--processes", processes, "--memory-limit", "1GiB", "--parsers", "0", "--no-robots")
     with served(tmp_path, *options) as daemon:
         assert ended(daemon)[0] == 0
     port = port_of_its_own()
@@ -161,9 +164,41 @@ def test_a_daemon_that_goes_on_while_the_disk_is_full_waits_for_room(tmp_path, p
             wait_until(lambda: answer_of(port, "/readyz") == (503, b"waits for disk\n"))
             wait_until(lambda: answer_of(port, "/livez") == (200, b"ok\n"))
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-            daemon.said("control API on port")
+            said = list(itertools.takewhile(lambda line: "control API on port" not in line, process.stderr))
+            is_warned = sum("robots.txt is not obeyed" in line for line in said)
+            assert is_warned == (processes == "2"), "of several the first opening comes no further; it is said once"
             until(daemon, state="running")
             assert ended(daemon)[0] == 0
+
+
+STOPPED = """
+import os, signal, sys
+from crawler.cli import daemon_commands
+from crawler.cli.main import main
+
+opened_for = daemon_commands.opened_for
+
+def stopped(*arguments):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return opened_for(*arguments)
+
+daemon_commands.opened_for = stopped
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_daemon_that_is_told_to_stop_while_it_cannot_be_opened_ends_well(tmp_path):
+    """With several processes it ended with exit 3."""
+    options = ("--processes", "2", "--memory-limit", "1GiB", "--parsers", "0")
+    with served(tmp_path, *options) as daemon:
+        assert ended(daemon)[0] == 0
+    limit = (tmp_path / "crawl.toml").stat().st_size + 100  # the stores have larger files
+    words = ("serve", "--data", str(tmp_path), "--listen", "127.0.0.1:0", "--log-format", "text", *options)
+    with file_size_limit(limit):
+        told = subprocess.run(
+            [sys.executable, "-c", STOPPED, *words], env=CLEAN, capture_output=True, text=True, timeout=60, check=False
+        )
+    assert told.returncode == 0 and "ended by SIGTERM" in told.stderr and "File too large" in told.stderr, told
 
 
 def test_a_directory_that_cannot_be_begun_on_a_full_disk_is_an_error(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from support.crews import are_gone, parts_of
 from support.daemons import served
 from support.object_store import BUCKET, object_store
-from support.programs import CLEAN, LOCAL, command, command_of, crawler
+from support.programs import CLEAN, LOCAL, command, command_of, crawler, crawling
 from support.waiting import wait_until
 from support.webs import Web, page
 from support.wire import wire
@@ -89,6 +89,27 @@ def test_killed_while_an_object_is_on_its_way_nothing_of_it_is_seen(s3, web, tmp
     assert s3.objects("halves") == {}
     done = command(*arguments, environ=s3.environ)
     assert done.returncode == 0 and s3.objects("halves") == kept(root), done.stderr
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_signal_that_cuts_off_what_is_to_be_stored_has_stopped_the_crawl(tmp_path, processes):
+    """All was fetched: by one process it was called a fault of the store, exit 3."""
+    store, is_away = tmp_path / "there", threading.Event()
+    web = Web(default=lambda host, path: page(until=is_away.is_set))
+    arguments = ("-o", str(tmp_path / "out"), *LOCAL, "--processes", processes, "--parsers", "0", "--grace", "1s")
+    to = ("--store", f"file://{store}")
+    with web.running(), crawling("run", web.url("127.0.7.1", "/"), *arguments, *to, "--progress", "none") as process:
+
+        def said(what):
+            while what not in (line := process.stderr.readline()):
+                assert line, "it has ended"
+
+        said("full files are stored at")
+        store.write_text("no directory")
+        is_away.set()
+        said("wait to be stored")
+        process.terminate()
+        assert process.wait(30) == 5 and "stopped before the end (SIGTERM)" in process.stderr.read()
 
 
 def test_a_daemon_rolls_by_time_tells_of_trouble_and_drains_within_its_grace(web, tmp_path):

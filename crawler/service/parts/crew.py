@@ -104,7 +104,7 @@ class Crew:
         """Whether it was ended by a database that went away, or by a full disk, before all parts were open. Not where the first
         may have begun to read standard input: the rest of it would be taken for all."""
         is_full = or_full and isinstance(error, StorageError) and error.errno in FULL
-        is_away = (is_full or isinstance(error, RemoteError)) and not self.opened.is_set() and self.stopped_by is None
+        is_away = (is_full or isinstance(error, RemoteError)) and not self.opened.is_set()
         return is_away and not ("-" in self.config.input and self._parts[0].was_open)
 
     def kill(self) -> None:

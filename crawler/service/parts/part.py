@@ -82,6 +82,8 @@ async def crawl_part(part: CrawlPart, sock: socket.socket, *, endless: bool) -> 
 async def _close(channel: Channel, log: _ToParent) -> None:
     """Returns once the parent has taken all that it was told."""
     logging.getLogger().removeHandler(log)
+    await asyncio.sleep(0)  # what was logged last is told first
+    log.tell_dropped()
     with contextlib.suppress(Gone, RuntimeError):
         await channel.ask("farewell")
 
@@ -237,11 +239,15 @@ class _ToParent(logging.Handler):
         if self._channel.unsent_bytes >= LOG_BYTES_MAX:
             self._dropped += 1
             return
+        self.tell_dropped()
+        self._channel.tell("log", *arguments)
+
+    def tell_dropped(self) -> None:
+        """Of lines that were dropped since it was told last."""
         if self._dropped:
             text = f"{self._dropped} lines were not logged: the parent did not take them fast enough"
             self._channel.tell("log", __name__, logging.ERROR, text, time.time(), {"part": self._part})
             self._dropped = 0
-        self._channel.tell("log", *arguments)
 
 
 def part_main(new_loop: Callable[[], asyncio.AbstractEventLoop], crawl: Callable[[], Coroutine[Any, Any, int]]) -> int:

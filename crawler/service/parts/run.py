@@ -61,16 +61,18 @@ async def run_parts(
                 finally:
                     shown.cancel()
         await all_shown(shown)
-        if error is not None and crew.may_open_anew(error):
+        if error is not None and crew.stopped_by is None and crew.may_open_anew(error):
             raise error
         snapshot = crew.stats("ended")
         if error is None or crew.begun is not None:
             on_snapshot(snapshot)
         if error is not None:
             logger.error("%s", error)
-        stopped = crew.stopped_by is not None
-        code = code_of(error) if error is not None else exit_code(snapshot, config.max_failed, stopped)
-        return Report(code, snapshot, crew.stopped_by, str(error) if error is not None else None, crew.begun)
+        has_arrived = opened.board.look() is not None  # what the parts have sent each other is in no count on its way
+        is_whole = snapshot.is_whole and has_arrived and config.cluster is None
+        stopped_by = None if is_whole else crew.stopped_by
+        code = code_of(error) if error is not None else exit_code(snapshot, config.max_failed, stopped_by is not None)
+        return Report(code, snapshot, stopped_by, str(error) if error is not None else None, crew.begun)
 
 
 @contextlib.asynccontextmanager

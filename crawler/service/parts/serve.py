@@ -74,5 +74,8 @@ async def serve_parts(
         except* ConfigError as group:
             raise first_of(group) from None
         if error is not None and crew.may_open_anew(error, or_full=True):
-            raise error
+            if crew.stopped_by is None:
+                raise error
+            logger.warning("%s", error)
+            error = None  # told to stop meanwhile, it waits for nothing
         return ended(crew, error)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gc
 import gzip
 import itertools
@@ -10,12 +12,14 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from crawler.cli import starting
 from crawler.cli.starting import once_open, seed_faults
 from crawler.config.sections import Config
-from crawler.core.errors import Exit, RemoteError
+from crawler.core.errors import Exit, RemoteError, StorageError
 from crawler.crawl import membership
 from crawler.frontier.cluster.node import make_node
 from crawler.service import Signals, opening_wait
@@ -76,6 +80,29 @@ def test_a_crawl_that_is_opened_again_and_again_leaves_nothing_behind(node: Conf
             assert once_open(node, "serve", signals, crawl, Exit.OK) == 1
     finally:
         gc.unfreeze()
+
+
+@pytest.mark.parametrize(
+    ("store", "there"), [("memory", "crawl.toml"), ("embedded", "frontier"), ("memory", "a"), ("embedded", "a")]
+)
+def test_a_daemon_that_goes_on_waits_for_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Literal["memory", "embedded"], there: str
+) -> None:
+    """With --store memory it ended with exit 3, whatever had been there."""
+    monkeypatch.setattr(opening_wait, "TRY_EVERY_S", 0.01)
+    monkeypatch.setattr(starting, "DISK_AGAIN_S", 0.0)
+    (tmp_path / there).mkdir()
+    tries = itertools.count()
+
+    def crawl() -> int:
+        if next(tries) < 2:
+            raise StorageError("no room", errno=errno.ENOSPC)
+        return 7
+
+    config = Config(output=str(tmp_path), store=store, listen="127.0.0.1:0")
+    with Signals() as signals, contextlib.nullcontext() if there != "a" else pytest.raises(StorageError):
+        assert once_open(config, "serve", signals, crawl, Exit.OK) == 7
+    assert next(tries) == (3 if there != "a" else 1)
 
 
 ENDED_AT_ONCE = """

@@ -69,3 +69,16 @@ async def test_what_ends_a_crawl_is_raised_as_what_it_is(tmp_path: Path) -> None
     async with open_crawl(config) as crawl:
         with pytest.raises(ConfigError, match="list: No such file"):
             await crawl.run()
+
+
+async def test_what_there_was_no_time_to_look_for_is_not_stored_either(tmp_path: Path) -> None:
+    """A crawl that was told to stop with its last page, and had a second for all, was called whole: exit 0."""
+    web = Web(default=lambda host, path: page())
+    settings = {"allow_net": ["127.0.0.0/8"], "robots": False, "min_free_disk": 0, "memory_limit": ROOMY, "parsers": 0}
+    with web.running():
+        settings |= {"urls": [web.url("127.0.0.1", "/")], "output": str(tmp_path / "out"), "grace": 1.0}
+        async with open_crawl(load(settings | {"store_url": f"file://{tmp_path / 'there'}"}).config) as crawl:
+            crawl.visitor.on_settled = lambda lease, outcome: crawl.drain("SIGTERM")
+            await crawl.run()
+            end = crawl.stats("ended")
+    assert (end.done, end.unstored, end.is_whole) == (1, 3, False)

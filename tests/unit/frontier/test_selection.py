@@ -1,5 +1,6 @@
 """Settled URLs that a person chose are due again, or known no more; and how far lists and tags are. Counts stay right."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,16 @@ def test_what_was_removed_is_new_when_it_is_found_again(driver: Driver) -> None:
     if driver.kind == "embedded":
         driver.reopen()
         assert driver.store.lookup("http://a.test/2") is None and driver.store.stats().known == 4
+
+
+def test_while_pages_are_being_removed_none_counts_twice(driver: Driver) -> None:
+    """Whoever counts what is admitted reads both from another thread."""
+    settled(driver, 4000)
+    with ThreadPoolExecutor(1) as engine:
+        removing = engine.submit(all_of, driver.store.remove_some, Selection())
+        while not removing.done():
+            assert driver.store.removed + driver.store.own_counts().known <= 4000
+        assert removing.result() == 4000 == driver.store.removed
 
 
 def test_what_waits_again_is_not_removed(driver: Driver) -> None:

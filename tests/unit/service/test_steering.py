@@ -259,10 +259,11 @@ async def test_a_wrong_exclusion_changes_nothing(tmp_path, what, says):
 async def test_what_is_excluded_already_may_be_said_again(tmp_path):
     """A script that says each night what is to be left alone was refused: its own exclusions were counted twice."""
     async with daemon(tmp_path) as d:
-        many = {"exclude": [f"/trap/{n}$" for n in range(600)], "block": [f"h{n}.test" for n in range(600)]}
+        many = {"exclude": [f"/trap/{n}$" for n in range(600)], "block": [f"H{n}.Test" for n in range(600)]}
         for _ in range(2):
             told = await exclude(d, **many)
             assert (len(told["exclude"]), len(told["blocked"])) == (600, 600)
+        assert len((await exclude(d, block=["h0.test", "H0.TEST"]))["blocked"]) == 600
         status, told = await d.ask("POST", "/v1/exclusions", json={"exclude": [f"/more/{n}$" for n in range(401)]})
         assert status == 400 and "at most 1000 expressions" in told["detail"]
 
