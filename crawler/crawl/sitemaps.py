@@ -206,15 +206,17 @@ class Sitemaps:
                 reading.refuse(rule)
 
     async def _parts(self, reading: _Reading, unpacked: Unpacked, room: VisitMemory) -> AsyncIterator[PackedPart]:
-        """What a parser process reads, until the end or a cap. Memory is held for one part at a time: otherwise a visit that
-        needs the whole account would wait until all sitemaps are read, and every visit behind it as well."""
+        """What a parser process reads, until the end or a cap. Memory is held for one part at a time, before it is there:
+        otherwise a visit that needs the whole account would wait until all sitemaps are read, and every visit behind it as
+        well."""
         link, charset = reading.link, reading.charset
         place = (link.url, charset, link.depth, link.anchor or link.url, self._reading)
         state, left, more_left = b"", URLS_MAX, MORE_MAX
-        for data, end in unpacked:
-            more = True
-            while more:
-                with await room.take("parse", SITEMAP_PART_BYTES):
+        parts, end = iter(unpacked), ""
+        while not end:
+            with await room.take("parse", SITEMAP_PART_BYTES):
+                (data, end), more = next(parts), True
+                while more:
                     found = await self._parser.call(FUNCTION, data, state, end, left, *place, result=PackedPart, host=link.host)
                     if isinstance(found, ParseFault):
                         if reading.lost(found, len(data)) >= LOST_PARTS_MAX:

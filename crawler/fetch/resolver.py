@@ -49,8 +49,10 @@ ALIAS_BYTES: Final = 180
 """Of each name that stands for another, to which both come; in each of two responses where IPv6 is asked for as well."""
 DENIED_BYTES: Final = 9 << 10
 """Of a name that does not exist, or has no address: it may lead through eight long ones to nothing, and c-ares does not tell."""
+CHANNELS_MAX: Final = 8
+"""A channel is a thread and some descriptors, for as long as a lookup in it waits: while there are so many ..."""
 RENEW_EVERY_S: Final = 1.0
-"""A channel is a thread and some descriptors: there is a new one no more often than this."""
+"""... there is a new one no more often than this."""
 NODES_MAX: Final = 64
 """Addresses of one response that are looked at."""
 _TRIES: Final = 4
@@ -194,7 +196,7 @@ class Resolver(AbstractResolver):
         if waiting.done():
             return
         self._channel_bytes += LOOKUP_BYTES + NAME_COPIES * len(host)
-        if self._channel_bytes > CHANNEL_BYTES_MAX or self._denied.get(host) == self._channel_number:
+        if self._is_channel_full() or self._denied.get(host) == self._channel_number:
             self._renew_channel()
         if self._dns is None:
             try:
@@ -315,6 +317,12 @@ class Resolver(AbstractResolver):
             raise StorageError(f"name lookup cannot begin: {lack or error}", errno=number) from error
         self._channels.add(dns)
         return dns
+
+    def _is_channel_full(self) -> bool:
+        """Whether another should take its place for what it keeps, and may."""
+        if self._channel_bytes <= CHANNEL_BYTES_MAX:
+            return False
+        return len(self._channels) < CHANNELS_MAX or self._loop.time() >= self._renewed_at + RENEW_EVERY_S
 
     def _renew_channel(self) -> None:
         """Another takes its place, which remembers nothing; the lookups under way end in the old one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -153,6 +154,30 @@ async def test_who_needs_all_the_memory_there_is_does_not_wait_for_the_end_of_a_
     links, _ = await trial.read(document("urlset", "utf-8", entries).encode())
     assert len(links) == 20_000
     assert 2 <= watched.had_at <= 3 < watched.calls
+
+
+async def test_a_sitemap_is_in_memory_once_there_is_room_for_it(trial: Trial) -> None:
+    """Any number may wait for that: each had its first part, and what was left of it, in no account."""
+    body = document("urlset", "utf-8", [entry_of("urlset", url) for url in urls_of(2_000)]).encode()
+    pages = [page_of(trial.root, body, MAP.url, (), mime="application/xml", sniffed=None) for _ in range(20)]
+    account = trial.budget.account("parse")
+    held = await account.take(account.bytes_max)
+
+    async def visit(page: Any) -> Done:
+        async with trial.budget.visit() as room:
+            room.received(0)
+            return await trial.expander.expand(MAP, Done(page, "ok"), room)
+
+    tracemalloc.start()
+    try:
+        visits = [asyncio.create_task(visit(page)) for page in pages]
+        while account.waiting_count < len(pages):
+            await asyncio.sleep(0)
+        assert tracemalloc.get_traced_memory()[0] < len(body) < 200_000
+    finally:
+        tracemalloc.stop()
+    held.release()
+    assert not any(done.refused for done in await asyncio.gather(*visits))
 
 
 async def test_what_is_not_taken_is_counted_by_a_rule_of_its_own(tmp_path: Path, parser: ParserPool) -> None:

@@ -314,6 +314,20 @@ async def test_a_name_counts_for_what_it_may_have_led_through_to_nothing(monkeyp
         assert resolver._channel_number >= 3, "25 of 11 KB"
 
 
+async def test_channels_that_wait_for_silent_servers_are_few(monkeypatch) -> None:
+    """Each is a thread and six descriptors: a zone had as many of them as its names come in five seconds."""
+    monkeypatch.setattr(module, "CHANNEL_BYTES_MAX", 1 << 10)
+    monkeypatch.setattr(module, "RENEW_EVERY_S", 1000.0)
+    async with resolving() as (resolver, _), asyncio.TaskGroup() as tasks:
+        waiting = []
+        for n in range(30):
+            waiting.append(tasks.create_task(resolver.resolve(f"silent.n{n}.sin.test", 80)))
+            assert await reason(resolver, f"nxdomain.n{n}.sin.test") == "nxdomain"
+        assert len(resolver._channels) == module.CHANNELS_MAX
+        for task in waiting:
+            task.cancel()
+
+
 async def test_where_memory_is_short_the_librarys_cache_goes_as_well(monkeypatch) -> None:
     async with resolving() as (resolver, site):
         name = "aliased.sin.test"
