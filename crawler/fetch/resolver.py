@@ -55,6 +55,8 @@ RENEW_EVERY_S: Final = 1.0
 """... there is a new one no more often than this."""
 NODES_MAX: Final = 64
 """Addresses of one response that are looked at."""
+BY_TCP_MAX: Final = 2
+"""Names at once of which UDP brought no address, so that TCP may be tried: of 64 KB c-ares makes up to 20 MB for a moment."""
 _TRIES: Final = 4
 _TRY_S_MAX: Final = 86400.0
 """c-ares counts the milliseconds of one of them in 32 bits."""
@@ -110,6 +112,8 @@ class Resolver(AbstractResolver):
         self._cache: OrderedDict[str, _Known] = OrderedDict()
         self._asked: dict[str, asyncio.Future[Entry]] = {}
         self._channels: WeakSet[aiodns.DNSResolver] = WeakSet()  # a former one lives until the last of its lookups is over
+        self._by_tcp = asyncio.Semaphore(BY_TCP_MAX)
+        self._tasks: set[asyncio.Task[None]] = set()  # of those that wait for it or have it; at most one for each asked
         self._channel_number = 0
         self._renewed_at = self._loop.time()
         self._dns: aiodns.DNSResolver | None = None  # the latest channel; loaded with the first name
@@ -153,6 +157,7 @@ class Resolver(AbstractResolver):
         for waiting in self._asked.values():
             waiting.cancel()
         self._asked.clear()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for dns in list(self._channels):
             await dns.close()
 
@@ -200,19 +205,49 @@ class Resolver(AbstractResolver):
             self._renew_channel()
         if self._dns is None:
             try:
-                self._dns = self._open_channel()
+                self._dns = self._open_channel(by_udp_alone=True)
             except StorageError as error:
                 self._fail(host, waiting, error)
                 return
         timer = self._loop.call_later(self._timeout_s, self._end, host, waiting, "dns_timeout")
         waiting.add_done_callback(lambda _: timer.cancel())
-        self._query(host, waiting, socket.AF_UNSPEC if self._ipv6.may_lead_anywhere() else socket.AF_INET)
+        self._query(host, waiting, self._first_family(), self._dns, self._channel_number)
 
-    def _query(self, host: str, waiting: asyncio.Future[Entry], family: socket.AddressFamily, *, is_second: bool = False) -> None:
-        dns = self._dns
-        assert dns is not None
+    def _first_family(self) -> socket.AddressFamily:
+        return socket.AF_UNSPEC if self._ipv6.may_lead_anywhere() else socket.AF_INET
+
+    def _query(
+        self,
+        host: str,
+        waiting: asyncio.Future[Entry],
+        family: socket.AddressFamily,
+        dns: aiodns.DNSResolver,
+        channel: int | None,
+        *,
+        is_second: bool = False,
+    ) -> None:
         query = dns.getaddrinfo(host, family=family, type=socket.SOCK_STREAM)
-        query.add_done_callback(partial(self._came, host, waiting, family, dns, self._channel_number, is_second))
+        query.add_done_callback(partial(self._came, host, waiting, family, dns, channel, is_second))
+
+    async def _ask_by_tcp(self, host: str, waiting: asyncio.Future[Entry], reason: str) -> None:
+        """By UDP again, and by TCP if that is truncated, through a channel of its own, which goes with what it keeps. Where
+        many wait for that, what UDP said stands: names without an address must not wait behind those that drip."""
+        try:
+            async with asyncio.timeout(self._timeout_s / 2):
+                await self._by_tcp.acquire()
+        except TimeoutError:
+            self._end(host, waiting, reason)
+            return
+        try:
+            if not waiting.done():
+                dns = self._open_channel(by_udp_alone=False)
+                self._query(host, waiting, self._first_family(), dns, None)
+                await asyncio.wait([waiting])
+                dns.cancel()
+        except StorageError as error:
+            self._fail(host, waiting, error)
+        finally:
+            self._by_tcp.release()
 
     def _came(
         self,
@@ -220,17 +255,18 @@ class Resolver(AbstractResolver):
         waiting: asyncio.Future[Entry],
         family: socket.AddressFamily,
         dns: aiodns.DNSResolver,
-        channel: int,
+        channel: int | None,
         is_second: bool,
         query: asyncio.Future[Any],
     ) -> None:
-        """What a query brought; ``dns`` is kept until then. Five cases:
+        """What a query brought; ``dns`` is kept until then, and has no number where it may use TCP. Six cases:
 
         1. addresses, or nothing that anybody waits for any more;
         2. no memory, or no descriptor: that is our own trouble;
         3. c-ares calls it an unreachable server, too, where it had no descriptor a moment ago: it is asked once more;
         4. no IPv4 address: the name is asked for an IPv6 one, wherever that may lead somewhere;
-        5. a reason why there is none."""
+        5. there was no room for an address, or there is none: TCP tells;
+        6. a reason why there is none."""
         if query.cancelled():
             waiting.cancel()
             return
@@ -257,13 +293,18 @@ class Resolver(AbstractResolver):
         if lacking:
             self._fail(host, waiting, StorageError("name lookup: out of memory or descriptors", errno=lacking))
         elif reason == "resolver_unreachable" and not is_second:
-            self._query(host, waiting, family, is_second=True)
+            self._query(host, waiting, family, dns, channel, is_second=True)
         elif reason == "no_address" and family == socket.AF_INET and self._ipv6.is_there():
-            self._query(host, waiting, socket.AF_INET6)
+            self._query(host, waiting, socket.AF_INET6, dns, channel)
         else:
-            if reason in KEPT_BY_CARES or family == socket.AF_INET6:
+            if channel is not None and (reason in KEPT_BY_CARES or family == socket.AF_INET6):
                 self._deny(host, channel)
-            self._end(host, waiting, reason)
+            if channel is not None and (reason == "no_address" or family == socket.AF_INET6):
+                task = self._loop.create_task(self._ask_by_tcp(host, waiting, reason))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            else:
+                self._end(host, waiting, reason)
 
     def _end(self, host: str, waiting: asyncio.Future[Entry], entry: Entry) -> None:
         """A lookup is over. Where it brought no address, those that the name had serve for a while."""
@@ -297,9 +338,9 @@ class Resolver(AbstractResolver):
 
     # -- channels -------------------------------------------------------------------------------------------------
 
-    def _open_channel(self) -> aiodns.DNSResolver:
-        """StorageError: this machine has no descriptor, thread or memory for it. c-ares is loaded with the first name: 20 ms
-        that addresses do without."""
+    def _open_channel(self, *, by_udp_alone: bool) -> aiodns.DNSResolver:
+        """By UDP alone a truncated response is taken as it is: its few addresses do. StorageError: this machine has no
+        descriptor, thread or memory for it. c-ares is loaded with the first name: 20 ms that addresses do without."""
         try:
             import aiodns
             import pycares
@@ -309,7 +350,7 @@ class Resolver(AbstractResolver):
                 loop=self._loop,
                 timeout=min(max(self._timeout_s / _TRIES, 0.25), _TRY_S_MAX),
                 tries=_TRIES,
-                flags=pycares.ARES_FLAG_EDNS | pycares.ARES_FLAG_NOSEARCH,
+                flags=pycares.ARES_FLAG_EDNS | pycares.ARES_FLAG_NOSEARCH | (pycares.ARES_FLAG_IGNTC if by_udp_alone else 0),
             )
         except Exception as error:  # without descriptors an import fails in as many ways as c-ares
             lack = lack_of(error)
@@ -327,7 +368,7 @@ class Resolver(AbstractResolver):
     def _renew_channel(self) -> None:
         """Another takes its place, which remembers nothing; the lookups under way end in the old one."""
         try:
-            dns = self._open_channel()
+            dns = self._open_channel(by_udp_alone=True)
         except StorageError:
             return  # the old one goes on
         self._dns = dns

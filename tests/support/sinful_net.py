@@ -198,10 +198,11 @@ def _bound() -> socket.socket:
 
 class NameServer(asyncio.DatagramProtocol):
     """Answers by the first label of the name, or as it is told by ``says``: see ``_answer``. ``asked`` are the names of all
-    queries."""
+    queries, ``by_tcp`` the first labels of those that came by TCP."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.by_tcp: list[str] = []
         self._said: dict[str, tuple[str, bool]] = {}
 
     def says(self, name: str, kind: str, *, soa: bool = False) -> None:
@@ -225,7 +226,8 @@ class NameServer(asyncio.DatagramProtocol):
         v6 = question[-4:-2] == b"\0\x1c"
         self.asked.append(".".join(labels))
         if kind.startswith("tcp-"):
-            yield query[:2] + struct.pack(">HHHHH", 0x8380, 1, 0, 0, 0) + question  # TC: ask again by TCP
+            alias = [_alias(0)] if kind == "tcp-aliased" else []
+            yield query[:2] + struct.pack(">HHHHH", 0x8380, 1, len(alias), 0, 0) + question + b"".join(alias)  # TC: ask by TCP
             return
         code = {"nxdomain": 3, "servfail": 2, "refused": 5, "formerr": 1, "notimp": 4}.get(kind, 0)
         if kind == "silent":
@@ -256,7 +258,8 @@ class NameServer(asyncio.DatagramProtocol):
         number = b"\xff\xff" if kind == "wrong-id" else query[:2]
         answers += [_AUTHORITY] if soa else []
         counts = (len(answers) - soa, int(soa))
-        yield number + struct.pack(">HHHHH", 0x8180 | code, 1, *counts, 0) + question + b"".join(answers)
+        truncated = 0x200 if kind == "cut" else 0
+        yield number + struct.pack(">HHHHH", 0x8180 | truncated | code, 1, *counts, 0) + question + b"".join(answers)
 
 
 _AUTHORITY: Final = b"\4test\0\0\6\0\1" + struct.pack(">IH", 60, 22) + b"\0\0" + struct.pack(">IIIII", 1, 60, 60, 60, 60)
@@ -274,25 +277,27 @@ def _alias(n: int, begins: bytes = b"") -> bytes:
 
 
 async def _by_tcp(conn: Conn) -> None:
-    """The same name server by TCP: the first label is ``tcp-`` and what it does."""
-    (size,) = struct.unpack(">H", await conn.reader.readexactly(2))
-    query = await conn.reader.readexactly(size)
-    kind, question = query[13 : 13 + query[12]].decode(), query[12 : query.index(b"\0", 12) + 5]
-    address = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4\x7f\0\0\1" if question[-3] == 1 else b""
-    count = {"tcp-thousands": 3000}.get(kind, 1) if address else 0
-    answer = query[:2] + struct.pack(">HHHHH", 0x8180, 1, count, 0, 0) + question + address * count
-    match kind:
-        case "tcp-silent":
-            await conn.hang()
-        case "tcp-cut":
-            await conn.send(struct.pack(">H", len(answer)) + answer[:20])
-        case "tcp-endless":
-            await forever(b"\xff" * 65536)(conn)
-        case "tcp-drip":
-            await conn.play([bytes([byte]) for byte in struct.pack(">H", 2000)] + [forever(b"\0", 0.05)])
-        case _:
-            await conn.send(struct.pack(">H", len(answer)) + answer)
-            await conn.hang()
+    """The same name server by TCP: the first label is ``tcp-`` and what it does. A connection is for many queries."""
+    while True:
+        (size,) = struct.unpack(">H", await conn.reader.readexactly(2))
+        query = await conn.reader.readexactly(size)
+        kind, question = query[13 : 13 + query[12]].decode(), query[12 : query.index(b"\0", 12) + 5]
+        conn.site.name_server.by_tcp.append(kind)
+        address = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4\x7f\0\0\1" if question[-3] == 1 else b""
+        count = {"tcp-thousands": 3000}.get(kind, 1) if address else 0
+        answer = query[:2] + struct.pack(">HHHHH", 0x8180, 1, count, 0, 0) + question + address * count
+        match kind:
+            case "tcp-silent":
+                await conn.hang()
+            case "tcp-cut":
+                await conn.send(struct.pack(">H", len(answer)) + answer[:20])
+                return
+            case "tcp-endless":
+                await forever(b"\xff" * 65536)(conn)
+            case "tcp-drip":
+                await conn.play([bytes([byte]) for byte in struct.pack(">H", 2000)] + [forever(b"\0", 0.05)])
+            case _:
+                await conn.send(struct.pack(">H", len(answer)) + answer)
 
 
 RECORDS: Final[dict[str, tuple[str, ...]]] = {
@@ -317,6 +322,7 @@ RECORDS: Final[dict[str, tuple[str, ...]]] = {
     "thousands-private": tuple(f"10.0.{n // 250}.{n % 250}" for n in range(3000)),
     "long-ago": ("127.0.0.1",),
     "aliased": ("127.0.0.1",),
+    "cut": ("127.0.0.1",),
 }
 
 
@@ -324,13 +330,15 @@ RECORDS: Final[dict[str, tuple[str, ...]]] = {
 async def name_server(site: Site) -> AsyncIterator[None]:
     """``dns``: a name server for names like KIND.sin.test."""
     loop = asyncio.get_running_loop()
-    for _ in range(10):  # the port must be free for both
+    for _ in range(100):  # the port must be free for both
         transport, protocol = await loop.create_datagram_endpoint(NameServer, local_addr=("127.0.0.1", 0))
         try:
             await site.listen(_by_tcp, port=transport.get_extra_info("sockname")[1])
             break
         except OSError:
             transport.close()
+    else:
+        raise OSError("no port is free for UDP and TCP")
     site.ports["dns"] = transport.get_extra_info("sockname")[1]
     site.name_server = protocol
     try:

@@ -135,6 +135,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Lines._extras": ("a chunk of lines", 1000),
     "Chunk.extras": ("a chunk of lines", 1000),
     "Resolver._cache": ("dns", 3495),
+    "Resolver._tasks": ("workers", WORKERS),
     "Resolver._denied": ("a quarter of Resolver._cache", 875),
     "Resolver.events": ("fixed", FIXED),
     "Watched._buffer": ("connection", FIXED),

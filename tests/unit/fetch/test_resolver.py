@@ -171,7 +171,8 @@ async def test_addresses_of_ipv6_are_asked_for_where_they_may_be_reached(monkeyp
         else:
             assert await reason(resolver, f"{kind}.sin.test") == "no_address"
         asked = times_asked(site, f"{kind}.sin.test")
-        assert asked == (2 if case == "first" or (kind == "six" and case != "none") else 1)
+        once = 2 if case == "first" or (kind == "six" and case != "none") else 1
+        assert asked == (once if found else 2 * once), "an address may have been cut off"
 
 
 async def test_where_ipv6_is_lost_the_network_is_to_blame(monkeypatch) -> None:
@@ -286,14 +287,42 @@ async def test_the_librarys_own_cache_is_emptied_now_and_then(monkeypatch) -> No
 
 
 async def test_names_of_thousands_of_addresses_are_kept_nowhere_as_such() -> None:
-    """Of ours a few are remembered; c-ares keeps half a megabyte of each, and its cache is emptied the sooner."""
+    """Of ours a few are remembered; what c-ares keeps goes with the channel that each has for itself, and is in no account."""
     async with resolving(addresses_max=3) as (resolver, _):
         for n in range(10):
             assert await addresses(resolver, f"tcp-thousands.n{n}.sin.test") == ["127.0.0.1"]
-        assert resolver._channel_number == 1, "10 of 3,000 addresses"
+        assert resolver._channel_bytes < 10 * 3000 * module.NODE_BYTES / 100
         assert len(await addresses(resolver, "many.sin.test")) == 3
+        assert list(resolver._channels) == [resolver._dns]
         assert await addresses(resolver, "mixed.sin.test") == ["127.0.0.1"]
         assert max(len(known.addresses) for known in resolver._cache.values()) <= 2 * 3
+
+
+@pytest.mark.parametrize(("kind", "by_tcp"), [("cut", 0), ("tcp-good", 1), ("tcp-aliased", 1)])
+async def test_tcp_is_tried_where_a_truncated_response_has_no_address(monkeypatch, kind: str, by_tcp: int) -> None:
+    """A few addresses do: of the thousands that TCP may bring c-ares makes some MB for each name."""
+    monkeypatch.setattr(ipv6.Ipv6, "may_lead_anywhere", lambda _: False)
+    async with resolving() as (resolver, site):
+        assert await addresses(resolver, f"{kind}.sin.test") == ["127.0.0.1"]
+        assert site.name_server.by_tcp == [kind] * by_tcp
+        assert not resolver._denied
+
+
+async def test_tcp_is_tried_for_a_few_names_at_once(monkeypatch) -> None:
+    """The others hear what UDP said, and whoever needs no TCP waits for none of them."""
+    monkeypatch.setattr(ipv6.Ipv6, "may_lead_anywhere", lambda _: False)
+    async with resolving(timeout_s=2.0) as (resolver, site):
+        slow = [asyncio.create_task(reason(resolver, f"tcp-silent.n{n}.sin.test")) for n in range(20)]
+        while len(site.name_server.by_tcp) < module.BY_TCP_MAX and not any(task.done() for task in slow):
+            await asyncio.sleep(0.01)
+        none = asyncio.create_task(reason(resolver, "empty.sin.test"))
+        assert await addresses(resolver, "good.sin.test") == ["127.0.0.1"]
+        said = await asyncio.gather(*slow)
+        assert sorted(set(said)) == ["dns_timeout", "no_address"]
+        assert said.count("dns_timeout") == module.BY_TCP_MAX
+        assert await none == "no_address"
+        assert await addresses(resolver, "tcp-good.sin.test") == ["127.0.0.1"], "there is room again"
+    assert not resolver._tasks
 
 
 async def test_the_names_that_a_name_leads_to_count_as_kept(monkeypatch) -> None:
