@@ -291,7 +291,7 @@ async def test_names_of_thousands_of_addresses_are_kept_nowhere_as_such() -> Non
     async with resolving(addresses_max=3) as (resolver, _):
         for n in range(10):
             assert await addresses(resolver, f"tcp-thousands.n{n}.sin.test") == ["127.0.0.1"]
-        assert resolver._channel_bytes < 10 * 3000 * module.NODE_BYTES / 100
+        assert resolver._channel_bytes < 10 * 3000 * module.NODE_BYTES / 20
         assert len(await addresses(resolver, "many.sin.test")) == 3
         assert list(resolver._channels) == [resolver._dns]
         assert await addresses(resolver, "mixed.sin.test") == ["127.0.0.1"]
