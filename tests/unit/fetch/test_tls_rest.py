@@ -163,3 +163,19 @@ def test_a_visit_that_ends_just_as_its_handshake_is_done_leaves_nothing(tmp_path
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(live())
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_tls_holds_little_back_while_nobody_reads(tmp_path: Path, loop_factory) -> None:
+    """Of itself it would take 256 KiB, and one more reading of 256 KiB. What is held back comes whole all the same."""
+
+    async def live() -> None:
+        size = 3_000_000
+        paced = fetching(tmp_path, Site(), insecure=True, bandwidth=size, max_body=size)
+        async with served(tmp_path, size=size) as url, paced as fetcher:
+            assert (await end_of(fetcher, url))[2] == bytes(size)
+            ((waiting,),) = fetcher._connector._conns.values()
+            assert waiting[0].transport.get_read_buffer_limits()[1] == connection.TLS_HELD_BYTES
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(live())
