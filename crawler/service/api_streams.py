@@ -124,8 +124,9 @@ class Follow:
             "X-Content-Type-Options": "nosniff",
         }
         with await asyncio.to_thread(open_body, self._root, known.archive, raw=raw == "true") as body:
-            response = web.StreamResponse(headers=headers)
-            return await self._stream(request, response, lambda: body.read(PIECE_BYTES), decoder_bytes(body))
+            if (needed := decoder_bytes(body)) > DECODERS_BYTES:
+                raise Problem(422, "it takes too much memory to undo its content codings: ask for it as it is kept (raw=true)")
+            return await self._stream(request, web.StreamResponse(headers=headers), lambda: body.read(PIECE_BYTES), needed)
 
     async def _rows(self, request: web.Request, cursor: Cursor, wait_s: float) -> RowRange:
         """What comes behind the cursor, as soon as there is something, or nothing after ``wait_s``; or once the client has gone,
