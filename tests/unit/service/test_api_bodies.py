@@ -36,7 +36,7 @@ async def test_the_windows_of_decoders_are_bounded_for_all_clients_together(tmp_
 
             async with d.session.get("/v1/body", params={"url": large}) as answer:
                 while not decoders.used:
-                    await answer.content.readany()
+                    assert await answer.content.readany(), "it came without room for its decoder"
                 second = asyncio.create_task(read(large))
                 while not decoders.waiting_count:
                     assert not second.done()
