@@ -30,7 +30,10 @@ from crawler.core.errors import NO_ROOM, ConfigError
 from crawler.core.log_record import extra_of
 from crawler.core.text import printable
 
-LINES_MAX: Final = 10_000
+LINES_BYTES_MAX: Final = 8 << 20
+"""Of all lines that wait: some thousands."""
+RECORD_BYTES: Final = 1_800
+"""A line as an object, without its texts."""
 CLOSE_S: Final = 2.0
 """How long the last lines may take to be written."""
 
@@ -91,11 +94,12 @@ class Log(QueueListener):
 
     def handle(self, record: logging.LogRecord) -> None:
         before = self._unwritten
+        self._door.taken_bytes += _size(record)
         try:
             super().handle(record)
         except OSError:  # the file cannot be opened anew; the next line tries again
             self._unwritten += 1
-        is_through = self._unwritten == before and self._records.qsize() < LINES_MAX // 2
+        is_through = self._unwritten == before and self._door.is_half_empty
         if is_through and (lost := self.dropped - self._reported):
             self._reported += lost
             super().handle(logger.makeRecord(__name__, logging.ERROR, __file__, 0, _LOST, (lost,), None))
@@ -111,7 +115,9 @@ class _Door(QueueHandler):
     def __init__(self, records: SimpleQueue[logging.LogRecord]) -> None:
         super().__init__(records)
         self._records = records
-        self.dropped = 0
+        self.dropped = self._put_bytes = 0
+        self.taken_bytes = 0
+        """Of lines that wait no longer; each of the two counts is one thread's."""
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         text, record = record.getMessage(), copy(record)
@@ -119,10 +125,21 @@ class _Door(QueueHandler):
         return record
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        if self._records.qsize() < LINES_MAX:
+        size = _size(record)
+        if self._put_bytes - self.taken_bytes + size <= LINES_BYTES_MAX:
+            self._put_bytes += size
             self._records.put_nowait(record)
         else:
             self.dropped += 1
+
+    @property
+    def is_half_empty(self) -> bool:
+        return self._put_bytes - self.taken_bytes <= LINES_BYTES_MAX // 2
+
+
+def _size(record: logging.LogRecord) -> int:
+    """What a line takes in memory while it waits, about."""
+    return RECORD_BYTES + len(record.msg) + sum(len(value) for value in extra_of(record).values() if isinstance(value, str))
 
 
 class CallHandler(logging.Handler):

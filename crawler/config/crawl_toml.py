@@ -19,6 +19,8 @@ from crawler.core.errors import OUR_ERRNOS, ConfigError, StorageError
 S = TypeVar("S", bound=Section)
 
 FILE_NAME: Final = "crawl.toml"
+FILE_BYTES_MAX: Final = 64 << 20
+"""More than what a configuration file of 16 MiB says, written out."""
 _HEAD: Final = "# What this crawl runs with"
 IDENTITY: Final = ("archive", "depth", "scope", "drop_params", "sort_query", "store")
 """What a crawl's directory was begun with and cannot change: every other key takes effect at the next start."""
@@ -65,14 +67,17 @@ def read_section(directory: Path, section: type[S], keys: Iterable[str] | None =
     StorageError for trouble that is not the file's."""
     path = directory / FILE_NAME
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            text = file.read(FILE_BYTES_MAX + 1)
+        if len(text) > FILE_BYTES_MAX:
+            raise ValueError(f"larger than {FILE_BYTES_MAX >> 20} MiB")
         import tomllib  # a first run has nothing to read
 
-        table = tomllib.loads(text)
+        table = tomllib.loads(text.decode())
         return section(**{key: table[key] for key in keys or section.fields if key in table})
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, ConfigError) as error:
+    except (OSError, ValueError, RecursionError, ConfigError) as error:
         if isinstance(error, OSError) and error.errno in OUR_ERRNOS:
             raise StorageError(f"{path}: {error.strerror}", errno=error.errno) from error
         raise ConfigError(f"{path}: cannot be read as this crawl's configuration ({error}): restore it, or begin anew") from error

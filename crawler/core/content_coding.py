@@ -133,6 +133,11 @@ def decoder_bytes(coding: str, output_bytes_max: int, start: bytes = b"") -> int
     return 0
 
 
+def decoders_bytes(codings: Iterable[str]) -> int:
+    """The same for those of a stack that are undone at the same time, however much comes out."""
+    return sum(decoder_bytes(coding, 1 << _BROTLI_WINDOW_LOG_MAX) for coding in codings)
+
+
 def decoder_bytes_max(output_bytes_max: int) -> int:
     """The same for any coding, alone or in a stack that is undone one after the other."""
     return max(decoder_bytes(coding, between_bytes_max(output_bytes_max)) for coding in _STAGES)

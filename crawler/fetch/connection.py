@@ -30,6 +30,11 @@ from crawler.fetch.tls_waste import REST_BYTES_MAX, TlsWaste, is_wasteful, recei
 FEED_BYTES: Final = 16 << 10
 """A head that does not end with an empty line is parsed in steps of this size, so that floods are cut off early."""
 START_BYTES: Final = 16
+TLS_HELD_BYTES: Final = 64 << 10
+"""While reading is paused, TLS takes no more from the kernel once it holds so much: by itself it would take 256 KiB, and then up
+to 256 KiB more."""
+TLS_AGAIN_BYTES: Final = 32 << 10
+"""With so much it goes on: more than a record, so that it never waits for the rest of one."""
 LONG_HEAD_BYTES: Final = 16 << 10
 """A head that grows beyond this is received when there is memory for as much as a head may have."""
 _head_end: Final = re.compile(rb"\n\r?\n").search
@@ -109,6 +114,7 @@ class Watched(ResponseHandler):
         if self.is_tls and sock is not None and self._tls_waste is not None:
             self._sock = sock
             self._tls_waste.begin(self, sock)
+            transport.set_read_buffer_limits(TLS_HELD_BYTES, TLS_AGAIN_BYTES)  # type: ignore[attr-defined]  # asyncio's and uvloop's have it
             self.handshake_bytes = self.largest_bytes = self._wire_bytes = received_bytes(sock)
 
     @property

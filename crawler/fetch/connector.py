@@ -24,13 +24,13 @@ from aiohttp.client_reqrep import ClientRequest, ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
-from crawler.core.errors import OUR_ERRNOS
+from crawler.core.errors import OUR_ERRNOS, FetchError
 from crawler.fetch.certificates import is_odd, matches, names
 from crawler.fetch.connection import Watched
 from crawler.fetch.exchange import Exchange, current
 from crawler.fetch.guard import AddressRefused, Guard
 from crawler.fetch.resolver import Resolver
-from crawler.fetch.tls_waste import TlsWaste
+from crawler.fetch.tls_waste import HANDSHAKE_BYTES_MAX, TlsWaste
 
 KEEPALIVE_S: Final = 5.0
 WORTH_KEEPING_S: Final = KEEPALIVE_S / 2
@@ -154,9 +154,10 @@ class Connector(aiohttp.TCPConnector):
         exchange = current()
         exchange.tried.append(addr_info)
         try:
-            if exchange.proxied:
-                return socket.socket(*addr_info[:3])
-            return self._guard.socket(addr_info)
+            made = socket.socket(*addr_info[:3]) if exchange.proxied else self._guard.socket(addr_info)
+            if exchange.handshakes is not None:
+                exchange.handshakes.append((made, 0))
+            return made
         except AddressRefused as refused:
             exchange.refused = refused.rule
             raise
@@ -179,18 +180,28 @@ class Connector(aiohttp.TCPConnector):
         return checks and is_odd(req.url.raw_host or "")
 
     async def _create_direct_connection(self, req: Any, *args: Any, **kwargs: Any) -> tuple[asyncio.Transport, ResponseHandler]:
-        made = await super()._create_direct_connection(req, *args, **kwargs)
-        if req.is_ssl() and self._is_odd(req):
-            self._check_name(req, made[0])
+        if not req.is_ssl():
+            return await super()._create_direct_connection(req, *args, **kwargs)
+        with self.tls_waste.handshake(current()):
+            made = await super()._create_direct_connection(req, *args, **kwargs)
+        self._check(req, *made)
         return made
 
     async def _start_tls_connection(
         self, underlying_transport: asyncio.Transport, req: Any, *args: Any, **kwargs: Any
     ) -> tuple[asyncio.BaseTransport, ResponseHandler]:
-        made = await super()._start_tls_connection(underlying_transport, req, *args, **kwargs)
-        if self._is_odd(req):
-            self._check_name(req, made[0])
+        with self.tls_waste.handshake(current(), underlying_transport.get_extra_info("socket")):
+            made = await super()._start_tls_connection(underlying_transport, req, *args, **kwargs)
+        self._check(req, *made)
         return made
+
+    def _check(self, req: Any, transport: asyncio.BaseTransport, protocol: ResponseHandler) -> None:
+        """Close a connection, and raise, whose handshake was too long or whose certificate is another host's."""
+        if cast(Watched, protocol).handshake_bytes > HANDSHAKE_BYTES_MAX:
+            cast(asyncio.Transport, transport).abort()
+            raise FetchError("handshake", f"of over {HANDSHAKE_BYTES_MAX} bytes")
+        if self._is_odd(req):
+            self._check_name(req, transport)
 
     def _check_name(self, req: Any, transport: asyncio.BaseTransport) -> None:
         """Close the connection, and raise, unless the certificate is for this host."""

@@ -5,6 +5,7 @@ It belongs to the attempt, not to the connection: a connection that goes back to
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -25,7 +26,7 @@ class HeadRoom(Protocol):
     def head(self, size: int, granted: Callable[[], None], /) -> bool: ...
 
 
-class Exchange(Struct, kw_only=True):
+class Exchange(Struct, kw_only=True, eq=False):
     """Filled in as the attempt proceeds. ``sent_at`` is loop time, ``sent_wall`` wall time, both in seconds."""
 
     proxied: bool = False
@@ -43,6 +44,8 @@ class Exchange(Struct, kw_only=True):
     reused: bool = False
     tried: list[tuple[Any, ...]] = []
     """Addresses that sockets were made for since the connection was asked for."""
+    handshakes: list[tuple[socket.socket, int]] | None = None
+    """Sockets on which TLS begins, each with the bytes that it had received before; None: on none."""
     refused: str | None = None
     """The guard's rule, if it refused the address."""
     our_errno: int = 0

@@ -279,8 +279,10 @@ class Fetcher:
                 body.write(chunk[: limit - body.size])
                 return FetchError("max_body", f"over {limit} bytes")
             body.write(chunk)
+            size = len(chunk)
+            del chunk  # the next may be long in coming
             if self._byte_pace.per_second:
-                begun += await self._pay(len(chunk), deadline)
+                begun += await self._pay(size, deadline)
             if content.at_eof():
                 break
             while exchange.framing - body.size - paid >= QUANTUM_BYTES:
@@ -292,7 +294,6 @@ class Fetcher:
             silent_at = self._loop.time() + config.read_timeout
             slow_at = begun + max(config.min_rate_grace, body.size / config.min_rate) if config.min_rate else silent_at
             deadline.arm_at(*((slow_at, "min_rate") if slow_at < silent_at else (silent_at, "read_timeout")))
-            del chunk  # the next may be long in coming
         return None
 
     async def _pay(self, size: int, deadline: Deadline) -> float:

@@ -1,4 +1,5 @@
-"""TLS messages that carry nothing: a peer may send key updates and session tickets for ever, without a byte of a response.
+"""TLS messages that carry nothing: a peer may send key updates and session tickets for ever, without a byte of a response, and
+hundreds of certificates that nobody needs.
 
 A key update of 27 bytes costs 30 µs of the loop, and is answered by one of ours that waits until the peer reads it; OpenSSL has
 no limit for them (RFC 8446 4.6.3 asks for none), and a deadline cannot pass while the loop is busy with them. So what the kernel
@@ -8,15 +9,22 @@ has received of a connection is held against what came out of it.
 from __future__ import annotations
 
 import fcntl
+import math
 import socket
 import sys
 import termios
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from crawler.fetch.connection import Watched
+    from crawler.fetch.exchange import Exchange
 
 LOOK_EVERY_S: Final = 1.0
+HANDSHAKE_BYTES_MAX: Final = 32 << 10
+"""Received before all else: certificates, and names of those that a client's may be from. Ordinary ones are 6 KiB. OpenSSL takes
+100 KB of them, which become 1.2 MB, and keeps them all."""
 FREE_BYTES: Final = 384 << 10
 """Handshake, certificates, tickets, and what is not decrypted yet: uvloop holds up to 256 KiB while reading is paused."""
 REST_BYTES_MAX: Final = 16 << 10
@@ -35,7 +43,19 @@ class TlsWaste:
 
     def __init__(self) -> None:
         self._connections: set[Watched] = set()
+        self._handshakes: set[Exchange] = set()
         self._look_at = 0.0
+
+    @contextmanager
+    def handshake(self, exchange: Exchange, sock: socket.socket | None = None) -> Iterator[None]:
+        """It goes on meanwhile, on a connection that is there already or on those that are made: a peer may hold back its end."""
+        exchange.handshakes = [(sock, received_bytes(sock))] if sock is not None else []
+        self._handshakes.add(exchange)
+        try:
+            yield
+        finally:
+            self._handshakes.discard(exchange)
+            exchange.handshakes = None
 
     def begin(self, connection: Watched, sock: socket.socket) -> None:
         self._connections.add(connection)
@@ -45,7 +65,10 @@ class TlsWaste:
         self._connections.discard(connection)
 
     def look(self, now: float, *, at_once: bool) -> None:
-        """Once a second at most, or ``at_once``: the loop was busy with something."""
+        """Once a second at most, or ``at_once``: the loop was busy with something. Handshakes every time."""
+        for exchange in self._handshakes:
+            if exchange.deadline is not None and any(is_too_long(*each) for each in exchange.handshakes or ()):
+                exchange.deadline.arm_at(-math.inf, "handshake")
         if at_once or now >= self._look_at:
             self._look_at = now + LOOK_EVERY_S
             for connection in list(self._connections):
@@ -56,6 +79,13 @@ def received_bytes(sock: socket.socket) -> int:
     """What the kernel has received of a connection since it was made."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED.stop)
     return int.from_bytes(info[_BYTES_RECEIVED], sys.byteorder)
+
+
+def is_too_long(sock: socket.socket, before: int) -> bool:
+    """Whether more came in a handshake than may. ``before``: bytes that the kernel had received when it began."""
+    with suppress(OSError):  # it is closed
+        return received_bytes(sock) - before > HANDSHAKE_BYTES_MAX
+    return False
 
 
 def is_wasteful(sock: socket.socket, content_bytes: int) -> bool:

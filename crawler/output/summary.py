@@ -15,6 +15,12 @@ from crawler.output.results import Row
 
 KEPT_MAX: Final = 2000
 """Hosts, types or pages that are counted by name at a time."""
+NAME_CHARS_MAX: Final = 4096
+"""Of each: longer than nearly every URL. A type may be as long as a line of a head."""
+FEW_MAX: Final = 1000
+"""Statuses, or names of a set that is closed, unless the rows are of somebody else's making."""
+FEW_CHARS_MAX: Final = 64
+OTHERS: Final = "others"
 SHOWN: Final = 10
 STEPS_MAX: Final = 240
 SIZE_BOUNDS: Final = tuple(1 << bits for bits in range(10, 31, 2))
@@ -33,6 +39,7 @@ class Top:
         self._floor = 0
 
     def add(self, name: str, by: int = 1) -> None:
+        name = name[:NAME_CHARS_MAX]
         if name not in self._counts and len(self._counts) >= KEPT_MAX:
             kept = self._counts.most_common(KEPT_MAX // 2)
             self._floor = kept[-1][1]
@@ -57,6 +64,14 @@ class Top:
         return len(self._counts)
 
 
+class Few(Counter[str]):
+    """Counts by names of which there are few."""
+
+    def add(self, name: str) -> None:
+        name = name[:FEW_CHARS_MAX]
+        self[name if name in self or len(self) < FEW_MAX else OTHERS] += 1
+
+
 class Histogram:
     """How many values are at most each bound; the last is for what is above."""
 
@@ -73,15 +88,15 @@ class Timeline:
 
     def __init__(self) -> None:
         self.step_s = 1
-        self.steps: dict[int, Counter[str]] = {}
+        self.steps: dict[int, Few] = {}
 
     def add(self, at: float, name: str) -> None:
-        self.steps.setdefault(int(at // self.step_s), Counter())[name] += 1
+        self.steps.setdefault(int(at // self.step_s), Few()).add(name)
         while max(self.steps) - min(self.steps) >= STEPS_MAX:
             self.step_s *= 2
-            wider: dict[int, Counter[str]] = {}
+            wider: dict[int, Few] = {}
             for step, counts in self.steps.items():
-                wider.setdefault(step // 2, Counter()).update(counts)
+                wider.setdefault(step // 2, Few()).update(counts)
             self.steps = wider
 
     def as_json(self) -> dict[str, Any]:
@@ -93,13 +108,13 @@ class Summary:
     """Of rows that are the latest of their URLs."""
 
     def __init__(self) -> None:
-        self.outcomes: Counter[str] = Counter()
+        self.outcomes = Few()
         """Of pages, as statuses, reasons and changes; the other counts are of what pages need, too."""
-        self.statuses: Counter[str] = Counter()
-        self.kinds: Counter[str] = Counter()
+        self.statuses = Few()
+        self.kinds = Few()
         """Of all rows."""
-        self.changes: Counter[str] = Counter()
-        self.reasons: Counter[str] = Counter()
+        self.changes = Few()
+        self.reasons = Few()
         self.types, self.hosts, self.failing, self.host_bytes = Top(), Top(), Top(), Top()
         self.bytes = 0
         """Of all bodies, as sent."""
@@ -113,19 +128,19 @@ class Summary:
 
     def add(self, row: Row) -> None:
         kind = row["kind"]
-        self.kinds[kind] += 1
+        self.kinds.add(kind)
         self.bytes += row["bytes_wire"] or 0
         if kind in NOT_PAGES:
             return
         host = _host(row["canonical"] or "")
         if kind != EMBED:
-            self.outcomes[row["outcome"]] += 1
+            self.outcomes.add(row["outcome"])
             if row["status"] is not None:
-                self.statuses[str(row["status"])] += 1
+                self.statuses.add(str(row["status"]))
             if row["reason"]:
-                self.reasons[row["reason"]] += 1
+                self.reasons.add(row["reason"])
             if row.get("change"):
-                self.changes[row["change"]] += 1
+                self.changes.add(row["change"])
         is_failure = row["outcome"] not in NO_FAILURE
         self.hosts.add(host)
         self.times.add(_seconds(row["fetched_at"]), "failed" if is_failure else row["outcome"])

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Final, NamedTuple
 
 from crawler.core.batch import Admitted
-from crawler.core.model import Done
+from crawler.core.model import Done, text_bytes
 from crawler.core.waiting import Waiting
 from crawler.resources.memory_plan import (
     CONNECTION_BYTES,
@@ -335,8 +335,10 @@ def weight(done: Done) -> int:
     """About what an outcome holds in memory until it is committed, bytes."""
     page = done.page
     head = head_bytes(page.headers) + len(page.request)
+    told = (page.phrase, page.mime, page.charset, done.robots)  # by the head, which may have no more than that
+    texts = sum([text_bytes(text) for text in told if text])
     links = sum([LINK_BYTES + link.text_bytes for link in done.outlinks])
-    return OUTCOME_BYTES + page.memory_bytes + head + links + (done.block.size if done.block is not None else 0)
+    return OUTCOME_BYTES + page.memory_bytes + head + texts + links + (done.block.size if done.block is not None else 0)
 
 
 def head_bytes(headers: Sequence[tuple[bytes, bytes]]) -> int:

@@ -21,9 +21,10 @@ from crawler.core.durable import is_there, length_of, missing, storing
 from crawler.core.errors import FetchError, StorageError
 from crawler.core.model import KINDS, Known, Mark, OutcomeName
 from crawler.core.urls import host_key
-from crawler.output.archive import is_gone, open_body
+from crawler.output.archive import decoder_bytes, is_gone, open_body
 from crawler.output.file_names import WHOLE, folder_of, number_of, part_of, part_prefix
 from crawler.output.results import ROW_BYTES_MAX, Row
+from crawler.resources.memory_budget import Account, Reservation
 from crawler.service.api_errors import Problem, host_named
 from crawler.service.steered import Steered
 
@@ -32,6 +33,10 @@ ROWS_BYTES: Final = 1 << 20
 PIECE_BYTES: Final = 16 << 10
 STREAMS_MAX: Final = 24
 """At a time, of some 110 KiB each: what is on its way to a client that does not read. Others wait."""
+DECODERS_BYTES: Final = 40 << 20
+"""Of bodies that are being decoded for clients: the windows of two by brotli, or of four by zstd."""
+DECODED_FREE_BYTES: Final = 256 << 10
+"""A decoder touches no more of its window than has come out of it: ordinary pages need not wait for another's."""
 SLOT_S: Final = 30.0
 SLOW_S: Final = 30.0
 RATE_MIN: Final = 16 << 10
@@ -66,6 +71,7 @@ class Follow:
     def __init__(self, crawl: Steered, root: Path) -> None:
         self._crawl, self._root = crawl, root
         self._slots = asyncio.Semaphore(STREAMS_MAX)
+        self._decoders = Account("decoders", DECODERS_BYTES)
 
     async def get_results(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/results"""
@@ -118,7 +124,9 @@ class Follow:
             "X-Content-Type-Options": "nosniff",
         }
         with await asyncio.to_thread(open_body, self._root, known.archive, raw=raw == "true") as body:
-            return await self._stream(request, web.StreamResponse(headers=headers), lambda: body.read(PIECE_BYTES))
+            if (needed := decoder_bytes(body)) > DECODERS_BYTES:
+                raise Problem(422, "it takes too much memory to undo its content codings: ask for it as it is kept (raw=true)")
+            return await self._stream(request, web.StreamResponse(headers=headers), lambda: body.read(PIECE_BYTES), needed)
 
     async def _rows(self, request: web.Request, cursor: Cursor, wait_s: float) -> RowRange:
         """What comes behind the cursor, as soon as there is something, or nothing after ``wait_s``; or once the client has gone,
@@ -134,9 +142,13 @@ class Follow:
                 return rows
             await asyncio.sleep(_LOOK_EVERY_S)
 
-    async def _stream(self, request: web.Request, response: web.StreamResponse, read: Callable[[], bytes]) -> web.StreamResponse:
+    async def _stream(
+        self, request: web.Request, response: web.StreamResponse, read: Callable[[], bytes], decoder_bytes: int = 0
+    ) -> web.StreamResponse:
         """Piece by piece, no faster than the client takes them. What fails midway, or is taken too slowly, cuts the
-        connection: the response has begun."""
+        connection: the response has begun. So does a decoder for which there is no room in time."""
+        decoder: Reservation | None = None
+        left = DECODED_FREE_BYTES
         try:
             async with asyncio.timeout(SLOT_S):
                 await self._slots.acquire()
@@ -151,6 +163,9 @@ class Follow:
                 while piece:
                     await response.write(piece)
                     deadline.reschedule((deadline.when() or 0.0) + len(piece) / RATE_MIN)
+                    left -= len(piece)
+                    if left < 0 and decoder_bytes and decoder is None:
+                        decoder = await self._decoders.take(decoder_bytes)
                     piece = await asyncio.to_thread(read)
                 await response.write_eof()
         except ConnectionError:
@@ -161,6 +176,8 @@ class Follow:
             if request.transport is not None:
                 request.transport.abort()
         finally:
+            if decoder is not None:
+                decoder.release()
             self._slots.release()
         return response
 

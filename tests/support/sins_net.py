@@ -162,7 +162,7 @@ TLS: Final = {
     },
     "tls-hang": secured("hang", "timeout", "connect_timeout", **CONNECT_SOON),
     "tls-drip": secured("drip", "timeout", "connect_timeout", **CONNECT_SOON),
-    "tls-endless-records": secured("endless-records", "timeout", "connect_timeout", **CONNECT_SOON),
+    "tls-endless-records": secured("endless-records", "tls_error", "handshake", **CONNECT_SOON),
     "tls-to-plain-port": at("https://localhost:{http}/good/1", "timeout", "connect_timeout", **CONNECT_SOON),
     "tls-only-1.1": secured("only-1.1", "tls_error", "handshake"),
     "tls-long-chain": secured("long-chain", "tls_error", "handshake"),

@@ -83,9 +83,15 @@ def open_body(root: Path, ref: Ref, *, raw: bool = False) -> BinaryIO:
     return kind.open(root, ref, raw=raw)
 
 
+def decoder_bytes(body: BinaryIO) -> int:
+    """Most memory that is taken to decode a body that was opened, once much of it has been read."""
+    return int(getattr(getattr(body, "raw", None), "decoder_bytes", 0))
+
+
 # fmt: off
 __all__ = [
-    "FOLDERS", "KINDS", "MARKED_FOLDERS", "Archive", "Checker", "Findings", "Kept", "Kind", "Place", "is_gone", "kind_of",
+    "FOLDERS", "KINDS", "MARKED_FOLDERS", "Archive", "Checker", "Findings", "Kept", "Kind", "Place", "decoder_bytes", "is_gone",
+    "kind_of",
     "open_archive", "open_body", "place_of", "refs_of",
 ]
 # fmt: on

@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from crawler.core.content_coding import codings_of, decoded
+from crawler.core.content_coding import codings_of, decoded, decoders_bytes
 from crawler.core.durable import open_there
 from crawler.core.errors import FetchError, StorageError
 from crawler.core.model import Ref
@@ -93,9 +93,9 @@ def open_record_body(root: Path, ref: Ref, *, raw: bool = False) -> BinaryIO:
     except StorageError:
         file.close()
         raise
-    if not raw:
-        pieces = _as_far_as_it_goes(decoded(pieces, codings))
-    return io.BufferedReader(_Stream(file, pieces))
+    if raw:
+        return io.BufferedReader(_Stream(file, pieces))
+    return io.BufferedReader(_Stream(file, _as_far_as_it_goes(decoded(pieces, codings)), decoders_bytes(codings)))
 
 
 def codings_at(root: Path, ref: Ref) -> tuple[str, ...]:
@@ -127,9 +127,10 @@ def _as_far_as_it_goes(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 class _Stream(io.RawIOBase):
-    """Pieces as a file, for as long as the file behind them is open."""
+    """Pieces as a file, for as long as the file behind them is open. ``decoder_bytes``: what undoes their codings may take."""
 
-    def __init__(self, file: BinaryIO, pieces: Iterator[bytes]) -> None:
+    def __init__(self, file: BinaryIO, pieces: Iterator[bytes], decoder_bytes: int = 0) -> None:
+        self.decoder_bytes = decoder_bytes
         self._file = file
         self._pieces = pieces
         self._piece = memoryview(b"")

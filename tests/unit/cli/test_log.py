@@ -13,7 +13,7 @@ from support.pages import lease_of, page_of
 from support.programs import MOUNTING
 from support.waiting import wait_until
 
-from crawler.cli.log import LINES_MAX, CallHandler, Log, log_of_daemon
+from crawler.cli.log import LINES_BYTES_MAX, RECORD_BYTES, CallHandler, Log, log_of_daemon
 from crawler.config.load import load
 from crawler.core.errors import ConfigError
 from crawler.core.model import Done, Dropped, Retry, Unvisited
@@ -75,18 +75,18 @@ def test_a_visit_is_one_line_and_a_lease_given_back_is_none(tmp_path):
 
 
 def test_a_reader_that_does_not_read_holds_up_nobody_and_what_was_lost_is_told():
-    gate, written = threading.Event(), []
+    gate, written, lines = threading.Event(), [], 2 * LINES_BYTES_MAX // (RECORD_BYTES + 2010)
 
     def slow(line: str) -> None:
         gate.wait(30)
         written.append(line)
 
     with Log(CallHandler(slow), level="info", form="text", stamped=False) as log:
-        for number in range(LINES_MAX * 2):
-            logger.info("line %d", number)
-        assert LINES_MAX - 1 <= log.dropped <= LINES_MAX
+        for number in range(lines):
+            logger.info("line %d", number, extra={"url": "x" * 2000})
+        assert lines // 2 - 2 <= log.dropped <= lines // 2 + 2, "in bytes: 10,000 lines of visits took 34 MB"
         gate.set()
-    assert len(written) + log.dropped == LINES_MAX * 2 + 1
+    assert len(written) + log.dropped == lines + 1
     assert [line for line in written if "were not logged" in line] == [
         f"error: {log.dropped} lines were not logged: they were not read fast enough, or could not be written"
     ]

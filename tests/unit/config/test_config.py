@@ -446,6 +446,14 @@ def test_the_identity_is_read_back_from_the_directory(tmp_path):
         crawl_toml.read_identity(tmp_path)
 
 
+@pytest.mark.parametrize("text", [f"depth = {'[' * 5000}{']' * 5000}\n", " " * ((64 << 20) + 1)], ids=["nested", "large"])
+def test_a_crawl_toml_that_is_endless_in_some_way_cannot_be_read(tmp_path: Path, text: str) -> None:
+    """One that was nested deeply ended whatever read it with an internal error."""
+    (tmp_path / "crawl.toml").write_text(text)
+    with pytest.raises(ConfigError, match="cannot be read as this crawl's configuration"):
+        crawl_toml.read_identity(tmp_path)
+
+
 def test_starting_from_the_effective_configuration_does_not_begin_anew(tmp_path):
     assert load(environ={}, file=str(crawl_toml.write_effective(tmp_path, Config(fresh=True)))).config.fresh is False
 

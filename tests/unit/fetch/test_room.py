@@ -328,3 +328,21 @@ async def test_trailers_are_no_longer_than_an_ordinary_head(site: Site, tmp_path
             tracemalloc.stop()
         assert page.fault is not None and page.fault.reason == "header_too_large"
         assert page.body.prefix(10) == b"ok"
+
+
+async def test_a_body_that_waits_for_the_rate_keeps_no_piece_that_is_written(site: Site, tmp_path: Path) -> None:
+    """Up to 256 KiB of each fetch, in no account."""
+    site.scripts["large"] = [head(MIB) + bytes(MIB), stay]
+    async with fetching(tmp_path, site, bandwidth=1, timeout=600, read_timeout=600, min_rate=0) as fetcher:
+        task = asyncio.create_task(fetcher.fetch(lease_of(f"http://127.0.0.1:{site.ports['http']}/sin/large")))
+        async with asyncio.timeout(60):
+            while fetcher.held_up != (0, 1):
+                await asyncio.sleep(0.002)
+        held, waits = [], task.get_coro()
+        while (frame := getattr(waits, "cr_frame", None)) is not None:
+            held += [value for value in frame.f_locals.values() if isinstance(value, bytes)]
+            waits = waits.cr_await
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert sum(map(len, held)) < KIB

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -27,9 +27,7 @@ def site() -> Iterator[Site]:
         yield site
 
 
-@asynccontextmanager
-async def served(tmp: Path, *, certificates: int = 0, tickets: int = 2, size: int = 10) -> AsyncIterator[str]:
-    """The URL of one TLS server. ``certificates``: sent besides the one that is needed."""
+def serving(tmp: Path, certificates: int) -> ssl.SSLContext:
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     own = authority.issue_cert("127.0.0.1")
@@ -37,14 +35,21 @@ async def served(tmp: Path, *, certificates: int = 0, tickets: int = 2, size: in
     pems = [own.private_key_pem, *own.cert_chain_pems, *[authority.cert_pem] * certificates]
     chain.write_bytes(b"".join(pem.bytes() for pem in pems))
     context.load_cert_chain(chain)
+    return context
+
+
+@asynccontextmanager
+async def served(tmp: Path, *, certificates: int = 0, tickets: int = 2, size: int = 10) -> AsyncIterator[str]:
+    """The URL of one TLS server. ``certificates``: sent besides the one that is needed."""
+    context = serving(tmp, certificates)
     context.num_tickets = tickets
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while await reader.readline() not in (b"\r\n", b""):
-            pass
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (size, bytes(size)))
-        await reader.read()
-        writer.close()
+        with closing(writer), suppress(ConnectionError):
+            while await reader.readline() not in (b"\r\n", b""):
+                pass
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (size, bytes(size)))
+            await reader.read()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
     async with server:
@@ -63,14 +68,50 @@ async def test_certificates_that_nobody_needs_are_counted(tmp_path: Path) -> Non
     """300 little ones of 85 KB took 1.4 MB, and were counted as nothing: 400 such hosts took 405 MiB under a limit of 256."""
     async with fetched(tmp_path) as fetcher:
         assert IDLE_TLS_BYTES < fetcher.stats().idle_bytes < IDLE_TLS_BYTES + 16_000, "an ordinary one"
-    async with fetched(tmp_path, certificates=100) as fetcher:
-        assert fetcher.stats().idle_bytes > IDLE_TLS_BYTES + 100 * 400 * 16
+    async with fetched(tmp_path, certificates=50) as fetcher:
+        assert fetcher.stats().idle_bytes > IDLE_TLS_BYTES + 40 * 400 * 16
+
+
+@asynccontextmanager
+async def stalling(tmp: Path, certificates: int) -> AsyncIterator[str]:
+    """The URL of a TLS server that holds back the last bytes of its handshake."""
+    context = serving(tmp, certificates)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+        received.write(await reader.read(1 << 16))
+        with pytest.raises(ssl.SSLWantReadError):
+            context.wrap_bio(received, sent, server_side=True).do_handshake()
+        with closing(writer), suppress(ConnectionError):
+            writer.write(sent.read()[:-10])
+            await reader.read()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+
+
+@pytest.mark.parametrize("lean", [True, False])
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("server", [served, stalling])
+def test_a_handshake_is_no_longer_than_it_may_be(tmp_path: Path, server, lean, loop_factory) -> None:
+    """94 KB of little certificates took 1.2 MB of each connection, for as long as its server kept it waiting."""
+
+    async def live() -> None:
+        patient = fetching(tmp_path, Site(), insecure=True, lean=lean, connect_timeout=60)
+        async with server(tmp_path, certificates=100) as url, patient as fetcher:
+            assert (await end_of(fetcher, url))[:2] == ("tls_error", "handshake")
+            assert fetcher.stats().connections_acquired == fetcher.stats().connections_idle == 0
+            assert not fetcher._connector.tls_waste._handshakes
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(live())
 
 
 async def test_one_that_finds_no_room_at_all_drives_out_none(site: Site, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(connector, "WORTH_KEEPING_S", 0.0)
-    async with served(tmp_path, certificates=100) as url, fetching(tmp_path, site, insecure=True) as fetcher:
-        fetcher._connector._idle_bytes_max = 10 * IDLE_TLS_BYTES
+    async with served(tmp_path, certificates=50) as url, fetching(tmp_path, site, insecure=True) as fetcher:
+        fetcher._connector._idle_bytes_max = 5 * IDLE_TLS_BYTES
         for _ in range(2):
             assert (await end_of(fetcher, f"http://127.0.0.1:{site.ports['http']}/good/1"))[0] == "ok"
             assert (await end_of(fetcher, url))[0] == "ok"
@@ -119,6 +160,22 @@ def test_a_visit_that_ends_just_as_its_handshake_is_done_leaves_nothing(tmp_path
                     await visit
                 fetcher._connector.tls_waste.look(0.0, at_once=True)
                 assert not known
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(live())
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_tls_holds_little_back_while_nobody_reads(tmp_path: Path, loop_factory) -> None:
+    """Of itself it would take 256 KiB, and one more reading of 256 KiB. What is held back comes whole all the same."""
+
+    async def live() -> None:
+        size = 3_000_000
+        paced = fetching(tmp_path, Site(), insecure=True, bandwidth=size, max_body=size)
+        async with served(tmp_path, size=size) as url, paced as fetcher:
+            assert (await end_of(fetcher, url))[2] == bytes(size)
+            ((waiting,),) = fetcher._connector._conns.values()
+            assert waiting[0].transport.get_read_buffer_limits()[1] == connection.TLS_HELD_BYTES
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(live())

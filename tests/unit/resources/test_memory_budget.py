@@ -270,6 +270,9 @@ def test_an_outcome_weighs_what_its_links_and_headers_hold(tmp_path):
     assert alone >= 1000 + 504
     long = tuple(Link(f"http://a.test/{'x' * 2000}{n}", "a.test") for n in range(10))
     assert weight(Done(page, "ok", None, long)) - alone >= 10 * 2000
+    for name in ("phrase", "mime", "charset"):
+        told = replace(page, **{name: "\udcff" * 15_000})
+        assert weight(Done(told, "ok")) - alone >= 2 * 14_000, "a thousand of them in each batch"
 
 
 async def test_lines_of_a_list_weigh_what_their_texts_hold():
