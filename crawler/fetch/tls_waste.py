@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from crawler.fetch.exchange import Exchange
 
 LOOK_EVERY_S: Final = 1.0
-HANDSHAKE_BYTES_MAX: Final = 32 << 10
-"""Received before all else: certificates, and names of those that a client's may be from. Ordinary ones are 6 KiB. OpenSSL takes
-100 KB of them, which become 1.2 MB, and keeps them all."""
+HANDSHAKE_BYTES_MAX: Final = 64 << 10
+"""Received before all else: certificates, and names of those that a client's may be from. Ordinary ones are 6 KiB, and clients in
+Go take no more than this either. OpenSSL takes 100 KB of them, which become 1.2 MB, and keeps them all."""
 FREE_BYTES: Final = 384 << 10
 """Handshake, certificates, tickets, and what is not decrypted yet: uvloop holds up to 256 KiB while reading is paused."""
 REST_BYTES_MAX: Final = 16 << 10
