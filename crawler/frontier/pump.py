@@ -259,7 +259,7 @@ class Pump:
                 self._after_commit(batch, None)
             else:
                 batch.discard_bodies()
-                self.frontier.undone(batch.settled)
+                self.frontier.undone(batch.settled, batch)
                 self._batches.undo(batch)
                 self.frontier.bench.hold_suspects(self._batches.open.has_suspect)
             if self.member is not None:
@@ -491,7 +491,7 @@ class Pump:
         if any(settled.lease.suspect for settled in gone):
             batch.has_suspect = False
             self.frontier.bench.hold_suspects(False)
-        self.frontier.undone(gone)
+        self.frontier.undone(gone, batch)
 
     def forget_admitted(self, gone: Sequence[Admitted]) -> None:
         """These are not ours to admit, after all."""
