@@ -77,6 +77,12 @@ class OpenBatch:
         self.robots[origin] = record
         self.links_bytes += len(record)
 
+    def unlearn(self, origins: Collection[str]) -> None:
+        """The visits that taught these are not made, after all: nothing is kept of them."""
+        for origin in origins:
+            self.robots.pop(origin, None)
+            self.denials.pop(origin, None)
+
     def refuse(self, refused: Mapping[str, int]) -> None:
         _add(refused, self.refused)
 

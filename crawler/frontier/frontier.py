@@ -32,7 +32,7 @@ from crawler.core.model import (
 )
 from crawler.core.snapshot import Limiter, Pause, WaitsFor
 from crawler.core.urls import host_key
-from crawler.frontier.batch import Collector
+from crawler.frontier.batch import Collector, OpenBatch
 from crawler.frontier.handed import Handed
 from crawler.frontier.in_flight import InFlight
 from crawler.frontier.refill import Refill
@@ -372,13 +372,15 @@ class Frontier:
                 self._refill.sift(host)
         self.deal()
 
-    def undone(self, batch: Iterable[Settled]) -> None:
-        """These visits were not made, after all. The store gives their leases again; robots links are asked for again."""
-        for settled in batch:
+    def undone(self, visits: Iterable[Settled], batch: OpenBatch) -> None:
+        """These visits of a batch were not made, after all. The store gives leases again, robots links are asked for again."""
+        for settled in visits:
             if self._visits_left is not None and isinstance(settled.outcome, Done) and settled.lease.link.kind in PAGES:
                 self._visits_left += 1
             if not settled.lease.key:
                 self.bench.hold_for_robots(asking_host(settled.lease.link), False)
+            if settled.lease.link.kind == "robots" and self._robots is not None:
+                batch.unlearn(self._robots.unlearn(settled.lease.link))
 
     @property
     def is_used_up(self) -> bool:

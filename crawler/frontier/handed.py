@@ -26,6 +26,9 @@ class RobotsGate(Protocol):
     def learn(self, link: Link, outcome: Outcome) -> Sequence[tuple[str, bytes | None]]:
         """What the end of a robots link taught: (origin, record to keep) of each; None where the rules could not be fetched."""
 
+    def unlearn(self, link: Link) -> Sequence[str]:
+        """That visit was not made, after all. Returns the origins whose records are not to be kept."""
+
     def failure(self, link: Link) -> tuple[str, str] | None:
         """(outcome, reason) where the rules of a link's origin could not be fetched lately: what waits for them ends so."""
 

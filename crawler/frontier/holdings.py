@@ -47,7 +47,7 @@ class Holdings:
         if any(settled.lease.suspect for settled in gone):
             batch.has_suspect = False
             self._frontier.bench.hold_suspects(False)
-        self._frontier.undone(gone)
+        self._frontier.undone(gone, batch)
 
     def forget_admitted(self, gone: Sequence[Admitted]) -> None:
         """These are not ours to admit, after all."""

@@ -270,7 +270,7 @@ class Pump:
                 self._after_commit(batch, None)
             else:
                 batch.discard_bodies()
-                self.frontier.undone(batch.settled)
+                self.frontier.undone(batch.settled, batch)
                 self._batches.undo(batch)
                 self.frontier.bench.hold_suspects(self._batches.open.has_suspect)
             if self.member is not None:

@@ -208,6 +208,15 @@ class RobotsGate:
             found[link.anchor] = BLOCKED
         return [(origin, self._keep(origin, rules)) for origin, rules in found.items()]
 
+    def unlearn(self, link: Link) -> list[str]:
+        """A visit was not made, after all: what it may have taught is forgotten, or it would be obeyed while neither rows nor
+        archive have it. Returns the origins whose records are not to be kept."""
+        origins = [urls.origin(link.url)] + ([link.anchor] if link.anchor is not None else [])
+        for of in (*origins, link.url):
+            self._cache.discard(of)
+            self._failures.pop(of, None)
+        return origins
+
     def _keep(self, origin: str, rules: robots_rules.RobotsRules | Failure) -> bytes | None:
         self._attempts.pop(origin, None)
         if isinstance(rules, robots_rules.RobotsRules):

@@ -99,7 +99,7 @@ def test_a_handshake_is_no_longer_than_it_may_be(tmp_path: Path, server, lean, l
 
     async def live() -> None:
         patient = fetching(tmp_path, Site(), insecure=True, lean=lean, connect_timeout=60)
-        async with server(tmp_path, certificates=100) as url, patient as fetcher:
+        async with server(tmp_path, certificates=180) as url, patient as fetcher:
             assert (await end_of(fetcher, url))[:2] == ("tls_error", "handshake")
             assert fetcher.stats().connections_acquired == fetcher.stats().connections_idle == 0
             assert not fetcher._connector.tls_waste._handshakes

@@ -726,8 +726,12 @@ class Robots:
                     world.frontier.settle(lease, outcome)
                     world.frontier.rules_learned(learned)
                 else:
-                    refused = self.gate.refuses(lease.link)
-                    world.frontier.settle(lease, Dropped(*refused) if refused else Dropped("skipped", "mime"))
+                    try:
+                        refused = self.gate.refuses(lease.link)
+                    except KeyError:  # the rules are known no longer
+                        world.frontier.settle(lease, Unvisited())
+                    else:
+                        world.frontier.settle(lease, Dropped(*refused) if refused else Dropped("skipped", "mime"))
 
         async with asyncio.TaskGroup() as tasks:
             pump = tasks.create_task(world.pump.run(world.recover))
@@ -816,6 +820,26 @@ async def test_hosts_get_their_rules_after_a_trip_to_the_store_that_failed():
         await Robots(world, None).crawl(links(5, 2))
     assert len(world.recovered) == 1
     assert world.visits == Counter(link.url for link in links(5, 2)) + Counter(f"http://h{n}.test/robots.txt" for n in range(5))
+
+
+@pytest.mark.parametrize("outcome", [None, Dropped("timeout", "first_byte_timeout", sign="mute")], ids=["read", "failed"])
+async def test_rules_whose_visit_was_not_committed_are_asked_for_again(outcome):
+    """They were obeyed, while rows and archive had no trace of them."""
+    world = World()
+    every = {f"http://h{n}.test/robots.txt" for n in range(5)}
+    write = world.files.write
+
+    def fails_once(prepared: Prepared):
+        if not world.recovered and every & {settled.lease.link.url for settled in prepared.batch.settled}:
+            world.files.fail_next = 1
+        return write(prepared)
+
+    world.files.write = fails_once
+    async with asyncio.timeout(30):
+        await Robots(world, outcome).crawl(links(5, 20))
+    assert world.recovered == ["disk full"]
+    assert Counter(world.files.written) == Counter(every) + Counter(link.url for link in links(5, 20))
+    assert {f"{of}/robots.txt" for of in world.store._robots} == (every if outcome is None else set())
 
 
 async def all_are_visited(world: World, every: list[Link], visit: Callable[[Lease], Awaitable[None]], *, workers: int) -> None:
