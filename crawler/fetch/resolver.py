@@ -57,6 +57,8 @@ NODES_MAX: Final = 64
 """Addresses of one response that are looked at."""
 BY_TCP_MAX: Final = 2
 """Names at once of which UDP brought no address, so that TCP may be tried: of 64 KB c-ares makes up to 20 MB for a moment."""
+BY_TCP_REST_S: Final = 0.05
+"""After each: c-ares closes a channel, a thread and some descriptors, in one thread for all of them, which takes milliseconds."""
 _TRIES: Final = 4
 _TRY_S_MAX: Final = 86400.0
 """c-ares counts the milliseconds of one of them in 32 bits."""
@@ -238,8 +240,10 @@ class Resolver(AbstractResolver):
         except TimeoutError:
             self._end(host, waiting, reason)
             return
+        rest_s = 0.0
         try:
             if not waiting.done():
+                rest_s = BY_TCP_REST_S
                 dns = self._open_channel(by_udp_alone=False)
                 self._query(host, waiting, self._first_family(), dns, None)
                 await asyncio.wait([waiting])
@@ -247,7 +251,7 @@ class Resolver(AbstractResolver):
         except StorageError as error:
             self._fail(host, waiting, error)
         finally:
-            self._by_tcp.release()
+            self._loop.call_later(rest_s, self._by_tcp.release)
 
     def _came(
         self,

@@ -92,7 +92,7 @@ def read_line(text: bytes) -> tuple[str, Pointer] | None:
         where, what = (int(said["offset"]), int(said["length"])), (said.get("mime"), said.get("status"))
         place = Pointer(said["url"], stamp, said["digest"], *where, *what)
         return (said["filename"], place) if surt(place.url) == key else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

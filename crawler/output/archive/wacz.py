@@ -193,7 +193,7 @@ def _keyed(line: bytes) -> bytes:
     try:
         _, stamp, fields = line.split(b" ", 2)
         return b"%s %s %s" % (player_key(orjson.loads(fields)["url"]).encode(), stamp, fields)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return line
 
 

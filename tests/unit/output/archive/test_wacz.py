@@ -94,6 +94,17 @@ def test_an_index_that_is_damaged_is_told(tmp_path: Path) -> None:
     assert not (tmp_path / "x.wacz").exists()
 
 
+def test_an_index_line_without_a_url_is_a_damaged_one(tmp_path: Path) -> None:
+    """It ended crawler verify, and the export, with an internal error."""
+    line = b'org,example)/ 2026 {"url": 5, "digest": "sha1:X", "length": "1", "offset": "0", "filename": "x.warc.gz"}\n'
+    assert cdxj.read_line(line) is None
+    marks = crawl_of(tmp_path / "root", 1)
+    (tmp_path / "root" / names(0)[1]).write_bytes(line)
+    marks[names(0)[1]] = Mark(len(line), closed=True)
+    assert write_wacz(tmp_path / "root", marks, [], tmp_path / "x.wacz", title="x", is_retired=kept_always) == 1
+    assert lines_in(tmp_path / "x.wacz") == [line[:-1]]
+
+
 @pytest.mark.parametrize("limit", [None, 100])
 def test_files_begin_where_players_look_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None) -> None:
     """ReplayWeb.page (ziprangereader.ts of wabac): behind its name, unless the directory has extra fields of it. It could open no
