@@ -111,9 +111,10 @@ _CODECS: Final = {
     "windows-874": "cp874",
     "x-mac-cyrillic": "mac-cyrillic",
 }
+_USER_DEFINED: Final = "x-user-defined"
 _OWN_TABLES: Final = (
     {"big5hkscs": "big5", "cp874": "windows-874", "cp932": "shift_jis", "euc_jp": "euc-jp"}
-    | {name: name for name in ("gb18030", "gbk", "koi8-u")}
+    | {name: name for name in ("gb18030", "gbk", "koi8-u", _USER_DEFINED)}
     | {f"cp{number}": f"windows-{number}" for number in range(1250, 1259)}
 )
 """Python's codecs that write other letters than the standard's encodings, no full-width tilde for one, and what it calls them."""
@@ -135,6 +136,8 @@ def query_codec(encoding: str) -> str | None:
     name = encoding.lower()
     if name.startswith("utf-") or name == "replacement":
         return None
+    if name == _USER_DEFINED:
+        return name
     try:
         return codecs.lookup(_CODECS.get(name, name)).name
     except LookupError:
@@ -145,6 +148,8 @@ def codec_of(encoding: str) -> str:
     """Python's name for the codec that decodes an encoding (WHATWG name)."""
     if encoding == "GBK":
         return "gb18030"  # the standard has one decoder for both
+    if encoding == _USER_DEFINED:
+        return "utf-8"  # Python has none
     return query_codec(encoding) or {"UTF-16LE": "utf-16-le", "UTF-16BE": "utf-16-be"}.get(encoding, "utf-8")
 
 
@@ -199,7 +204,7 @@ def _table(name: str) -> dict[str, bytes]:
 
     assert detect
     known = [bytes((byte,)) for byte in range(0x80, 0x100)] if name != "gb18030" else []
-    if not name.startswith(("windows-", "koi8-")):
+    if not name.startswith(("windows-", "koi8-", _USER_DEFINED)):
         lead_min = _BIG5_LEAD_MIN if name == "big5" else 0x81
         leads = [lead for lead in range(lead_min, 0xFF) if name != "shift_jis" or lead not in _NEC_LEADS]
         known += [bytes((lead, trail)) for lead in leads for trail in range(0x40, 0xFF)]
