@@ -126,6 +126,8 @@ _NEC_LEADS: Final = range(0xED, 0xF0)
 _JAPANESE: Final = {"\xa5": b"\\", "\u203e": b"~"}
 """What Japanese encodings write as another letter of ASCII. ISO-2022-JP has a set for these."""
 _ODD_GB18030: Final = {"\ue5e5": b"%26%2358853%3B", "\ue7c7": b"\x815\xf47"}
+_PRIVATE_GBK: Final = tuple(map(chr, (*range(0xE78D, 0xE797), 0xE81E, 0xE826, 0xE82B, 0xE82C, 0xE832, 0xE843, 0xE854, 0xE864)))
+"""What these two bytes were read as before GB 18030 had letters for them, they still write (Encoding, gb18030 encoder, 5)."""
 _FULL_WIDTH: Final = {"\uff9e": "\u309b", "\uff9f": "\u309c"}
 """Half-width marks of katakana; the letters are as in NFKC (Encoding, index ISO-2022-JP katakana)."""
 _IN_QUERY: Final = "".join(chr(code) for code in (9, 10, 13, *range(32, 127)) if chr(code) != "#")
@@ -216,6 +218,8 @@ def _table(name: str) -> dict[str, bytes]:
     if name in ("shift_jis", "euc-jp"):
         table = {char: written for char, written in table.items() if not "\ue000" <= char <= "\uf8ff"} | _JAPANESE
         table["\u2212"] = table["\uff0d"]
+    if name == "gbk":
+        table |= {char: char.encode("gb18030") for char in _PRIVATE_GBK}
     return table | _ODD_GB18030 if name == "gb18030" else table
 
 

@@ -391,7 +391,7 @@ def test_bom_over_header_over_meta(body: bytes, charset: str | None, encoding: s
         ("windows-1252", "?\x81ü", "?%81%FC"),
         ("koi8-u", "?\u045e", "?%AE"),
         ("x-user-defined", "?\uf780\uf7ff\u00e9", "?%80%FF%26%23233%3B"),
-        ("gbk", "?\u20ac", "?%80"),
+        ("gbk", "?\u20ac\ue78d\ue864\ue5e5", "?%80%A6%D9%FE%A0%26%2358853%3B"),
         ("euc-jp", "?\uff5e\uff0d\u2460\u9ad9\u3042\uff76", "?%A1%C1%A1%DD%AD%A1%FC%E2%A4%A2%8E%B6"),
         ("euc-jp", "?\u00e9", "?%26%23233%3B"),
         ("euc-jp", "?\u2212\u00a5\u203e", "?%A1%DD\\~"),
