@@ -127,24 +127,19 @@ class Prepared(Struct):
     fed: frozenset[str]
 
 
-def lines_ended(batch: Batch) -> Iterator[bool]:
-    """For each pair of ``found_in``, whether the line of a redirect among its links has ended before."""
-    yield from (settled.was_redirected for settled in batch.settled if isinstance(settled.outcome, Done))
-    yield from (admitted.was_redirected for admitted in batch.admitted)
-
-
-def found_in(batch: Batch) -> Iterator[tuple[Sequence[Link], LinkBlock | None]]:
-    """The links of a batch: for each of ``settled`` its outlinks, then its block; then the same for each of ``admitted``."""
+def found_in(batch: Batch) -> Iterator[tuple[Sequence[Link], LinkBlock | None, Settled | Admitted]]:
+    """The links of a batch: for each of ``settled`` its outlinks, then its block; then the same for each of ``admitted``. The
+    third is which of these brought them."""
     for settled in batch.settled:
         if isinstance(settled.outcome, Done):
-            yield settled.outcome.outlinks, settled.outcome.block
+            yield settled.outcome.outlinks, settled.outcome.block, settled
     for admitted in batch.admitted:
-        yield admitted.links, admitted.block
+        yield admitted.links, admitted.block, admitted
 
 
 def link_verdicts(prepared: Prepared) -> Iterator[tuple[Sequence[Link], bytes]]:
     """As ``found_in``: the links that came unpacked, and their verdicts."""
     at = 0
-    for links, block in found_in(prepared.batch):
+    for links, block, _ in found_in(prepared.batch):
         yield links, prepared.verdicts[at : at + len(links)]
-        at += len(links) + len(block or ())
+        at += len(links) + (len(block) if block is not None else 0)

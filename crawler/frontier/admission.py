@@ -26,7 +26,6 @@ from crawler.core.batch import (
     Prepared,
     Verdict,
     found_in,
-    lines_ended,
 )
 from crawler.core.keys import HOST_BYTES, KEY_BYTES, Keys, Share
 from crawler.core.link_block import (
@@ -203,7 +202,7 @@ def columns_of(batch: Batch, keys_by: Keys, limits: Limits, share: Share | None)
     columns = BatchColumns([], [], bytearray(), {}, {})
     ways = None if share is None else bytes(BOUNDED if owner == share.own else AWAY for owner in share.owners)
     with_paths = limits.queries_per_path > 0
-    for links, block in found_in(batch):
+    for links, block, _ in found_in(batch):
         for link in links:
             key = keys_by.of(link.host, link.url)
             if share is not None and share.owner(key) != share.own:
@@ -264,17 +263,18 @@ class Admissions:
         self.forged: list[int] = []
         """Places of links whose keys are not theirs: the process that read the page was taken over."""
         at = 0
-        for (links, block), has_ended in zip(found_in(batch), lines_ended(batch), strict=True):
+        for links, block, source in found_in(batch):
             for link in links:
                 if judged.verdicts[at] in QUEUED:
                     expand, of_line = judged.verdicts[at] == EXPAND, link.kind == "redirect" and link.input is not None
-                    flags = LINE_ENDED if of_line and has_ended else 0
+                    flags = LINE_ENDED if of_line and source.was_redirected else 0
                     self.entries.append(self._of_link(link, columns.keys[at], expand, flags))
                 at += 1
             if block is not None:
-                if any(judged.verdicts[at : at + len(block)]):
+                end = at + len(block)
+                if any(judged.verdicts[at:end]):
                     self._add_block(block, at)
-                at += len(block)
+                at = end
 
     def _of_link(self, link: Link, key: bytes, expand: bool, flags: int = 0) -> Admission:
         is_page = link.kind not in NOT_PAGES
