@@ -209,7 +209,7 @@ def _open(path: Path, group_of: GroupOf | None) -> tuple[Database, Facts]:
         time.sleep(0.01 * attempt)
         before = manifest(path)
         try:
-            database = open_database(path, MEMORY_BYTES, None, read_only=True)
+            database = open_database(path, MEMORY_BYTES, read_only=True)
         except StorageError as error:
             if before == manifest(path):
                 raise

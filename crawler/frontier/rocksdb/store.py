@@ -68,20 +68,18 @@ class RocksStore(Facts):
         now: float,
         rest: Callable[[str], float],
         memory_bytes: int,
-        files_max: int | None,
         share: Share | None,
         upstream: Upstream | None = None,
     ) -> None:
         self._path, self._limits, self._rest, self._share, self._upstream = path, limits, rest, share, upstream
-        self._memory_bytes, self._files_max = memory_bytes, files_max
-        self._opened_at = now
+        self._memory_bytes, self._opened_at = memory_bytes, now
         self.removed = 0
         self._open()
 
     @translated
     def _open(self) -> None:
         share = self._memory_bytes // 12  # nine are for the block cache and write buffers
-        database = open_database(self._path, 9 * share, self._files_max)
+        database = open_database(self._path, 9 * share)
         try:
             of = self._share
             schema = make_schema(database, read_schema(database), of.secret if of is not None else None)
