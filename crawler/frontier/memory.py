@@ -32,7 +32,7 @@ from crawler.frontier.admission import (
     is_robots_visit,
 )
 from crawler.frontier.bundle import values_of
-from crawler.frontier.counters import LINE_ENDED, RECORDED, RECRAWL, UNCOUNTED, Counters, Longest, land
+from crawler.frontier.counters import RECORDED, RECRAWL, UNCOUNTED, Counters, Longest, land
 from crawler.frontier.memory_queues import Queues
 from crawler.frontier.progress import Tallies, Tally
 from crawler.frontier.recrawl import RecrawlOrder, is_behind
@@ -214,8 +214,7 @@ class MemoryStore:
             link = link.found_nearer(depth)
         known = self._pages.get(page) if flags & RECORDED and not is_robots_visit(link) else None
         host = self._queues.hosts[link.host]
-        told = {"recrawl": flags & RECRAWL > 0, "line_has_ended": flags & LINE_ENDED > 0}
-        return host.lease(link, key, known, crashes=self._suspects.get(key, 0), earliest=None, **told)
+        return host.lease(link, key, known, flags, crashes=self._suspects.get(key, 0), earliest=None)
 
     def give_back(self, leases: Sequence[Lease]) -> None:
         for lease in leases:

@@ -18,7 +18,7 @@ from crawler.core.link_block import decode_link
 from crawler.core.model import Known, Lease, Link
 from crawler.frontier.admission import is_robots_visit
 from crawler.frontier.bundle import BUNDLE, Bundle, decode_bundle, place_key
-from crawler.frontier.counters import LINE_ENDED, RECORDED, RECRAWL, land
+from crawler.frontier.counters import RECORDED, land
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import (
     LAST,
@@ -255,8 +255,7 @@ class Claims:
         since = self._opened_at if self._upstream is None else max(self._opened_at, self._upstream.taken_at[key[0]])
         earliest = since + self._rest(link.host) if record.since <= since else None
         crashes = self.suspects.get(key, 0) if self.suspects else 0
-        told = {"recrawl": flags & RECRAWL > 0, "line_has_ended": flags & LINE_ENDED > 0}
-        return record.lease(link, key, known, crashes=crashes, earliest=earliest, **told)
+        return record.lease(link, key, known, flags, crashes=crashes, earliest=earliest)
 
     # -- coming back ----------------------------------------------------------------------------------------------
 
