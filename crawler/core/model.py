@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from crawler.core.page import Page
 
 LinkKind: TypeAlias = Literal["seed", "link", "redirect", "sitemap", "robots", "expand", "expand_sitemap", "embed"]
+"""robots: visited for robots rules. That is no visit of the page at its URL, and is made as often as it is asked for."""
 
 KINDS: Final = ("seed", "link", "redirect", "sitemap", "robots", "recrawl", "embed")
 """Of result rows."""

@@ -121,12 +121,6 @@ class Judged(Struct):
     """Keys of sitemaps as those of their sites, where they are new; they stand in ``depths`` as well."""
 
 
-def is_robots_visit(link: Link) -> bool:
-    """Whether a link is visited for robots rules. That is no visit of the page at its URL, and is made as often as it is
-    asked for."""
-    return link.kind == "robots"
-
-
 def is_own_visit(link: Link) -> bool:
     """Whether how a visit ends, or fails, is how its URL does. One for links alone (EXPANDED), or for robots rules, changes
     nothing that is known of the URL."""
@@ -150,7 +144,7 @@ def role_of(link: Link) -> str | None:
 
 def expanded(link: Link) -> Link:
     """A link to a known URL, as it is queued for what it links to."""
-    if is_robots_visit(link):
+    if link.kind == "robots":
         return link
     return replace(link, kind="expand_sitemap" if link.kind == "sitemap" else "expand")
 
@@ -183,7 +177,7 @@ def ended_in(batch: Batch, keys_by: Keys) -> EndedVisits:
         link = settled.lease.link
         key = keys_by.of(link.host, link.url)
         ended.keys.append(key)
-        if not is_robots_visit(link):
+        if link.kind != "robots":
             ended.fruitful[key] = fruitful(settled.outcome)
         elif is_robots_txt(link):
             ended.robots[key] = 0
@@ -208,7 +202,7 @@ def columns_of(batch: Batch, keys_by: Keys, limits: Limits, share: Share | None)
             if share is not None and share.owner(key) != share.own:
                 way = AWAY
             else:
-                way = ASIDE if is_robots_visit(link) else BOUNDED if link.kind in BOUNDED_KINDS else UNBOUNDED
+                way = ASIDE if link.kind == "robots" else BOUNDED if link.kind in BOUNDED_KINDS else UNBOUNDED
                 if with_paths and "?" in link.url:
                     columns.paths[len(columns.keys)] = keys_by.of(link.host, link.url.partition("?")[0])
                 if limits.sitemaps and (role := role_of(link)) is not None:

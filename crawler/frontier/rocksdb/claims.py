@@ -16,7 +16,6 @@ from crawler.core.errors import StorageError
 from crawler.core.keys import HOST_BYTES, Keys
 from crawler.core.link_block import decode_link
 from crawler.core.model import Known, Lease, Link
-from crawler.frontier.admission import is_robots_visit
 from crawler.frontier.bundle import BUNDLE, Bundle, decode_bundle, place_key
 from crawler.frontier.counters import RECORDED, land
 from crawler.frontier.rocksdb.database import Database
@@ -233,7 +232,7 @@ class Claims:
         """Only made where they are needed: under a depth limit, and for links settled before."""
         return [
             key[:8] + self._keys_by.url(link.url.encode())
-            if (self.lowered is not None or flags & RECORDED) and not is_robots_visit(link)
+            if (self.lowered is not None or flags & RECORDED) and link.kind != "robots"
             else b""
             for (flags, link), (key, _, _) in zip(links, taken, strict=True)
         ]
@@ -273,7 +272,7 @@ class Claims:
             out = self._out.get(host)
             if out is not None and lease.key in out:
                 del out[lease.key]
-                if self.lowered is not None and not is_robots_visit(lease.link):
+                if self.lowered is not None and lease.link.kind != "robots":
                     land(self.flying, host + self._keys_by.url(lease.link.url.encode()))
                 if not out:
                     del self._out[host]
@@ -301,7 +300,7 @@ class Claims:
         links = {lease.key: lease.link for lease in leases}
         for key, flags in self.waiting(links).items():
             self._out.setdefault(key[:HOST_BYTES], {})[key] = flags
-            if self.lowered is not None and not is_robots_visit(links[key]):
+            if self.lowered is not None and links[key].kind != "robots":
                 self.flying[key[:HOST_BYTES] + self._keys_by.url(links[key].url.encode())] += 1
 
     def bundles_of(self, keys: Iterable[bytes]) -> dict[bytes, Bundle]:

@@ -25,7 +25,6 @@ from crawler.frontier.admission import (
     is_own_visit,
     is_robots_record,
     is_robots_txt,
-    is_robots_visit,
 )
 from crawler.frontier.progress import Tally
 from crawler.frontier.recrawl import RecrawlOrder, is_behind
@@ -181,7 +180,7 @@ class RocksStore(Facts):
         aside: list[tuple[bytes, Known]] = []
         for settled, key, record in zip(prepared.batch.settled, prepared.settled, known, strict=True):
             lease = settled.lease
-            if is_robots_visit(lease.link):
+            if lease.link.kind == "robots":
                 if record is not None and is_robots_txt(lease.link):
                     aside.append((key, record))
                 record = None
