@@ -170,14 +170,14 @@ class Workbench:
     def _take_of(self, name: str, host: BenchHost, now: float) -> Lease | None:
         """A lease of a host that has left its lane. Six cases: it has nothing to deal, as many visits out as it may have,
         or a rest that began meanwhile; it is one slow host too many; its group has no turn for it; or it deals."""
-        lease, was_called = host.next(), self._groups.uncall(host)
-        if host.due > now and host.out < self._per_host(name):  # one with nothing to deal as well: the store may not know it yet
+        lease, was_called, per_host = host.next(), self._groups.uncall(host), self._per_host(name)
+        if host.due > now and host.out < per_host:  # one with nothing to deal as well: the store may not know it yet
             self._rest_until(name, host, host.due)
             return None
         if lease is None:
             self.forget(name, now)
             return None
-        if host.out >= self._per_host(name):
+        if host.out >= per_host:
             return None
         may_be_slow = not host.is_prompt
         if may_be_slow and not self._has_room_for_slow():
@@ -200,7 +200,7 @@ class Workbench:
             host.slow_out += 1
             self._slow_out += 1
         self._recount(host)
-        if host.out < self._per_host(name) and host.next() is not None:
+        if host.out < per_host and host.next() is not None:
             self._enter_lane(name, host)
         return lease
 
