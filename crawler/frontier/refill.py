@@ -52,7 +52,7 @@ class Got(Struct, frozen=True):
 
     leases: list[Lease]
     records: list[tuple[Link, bytes | None, int]]
-    """The third is how often the visit for these rules has ended the process."""
+    """(link, record, how often the visit for these rules has ended the process)"""
     emptied: set[str]
     """Hosts whose links were wanted to be settled unfetched."""
     sifted: set[str]
@@ -68,7 +68,7 @@ class Refill:
         self._links_max = links_max
         self._low: dict[str, int] = {}  # host → links it should be given
         self.emptying: set[str] = set()
-        """Of these hosts, those whose links are wanted to be settled unfetched."""
+        """Of the hosts in ``_low``, those whose links are wanted to be settled unfetched."""
         self._sifting: dict[str, None] = {}  # hosts among whose next links some are excluded
         self._exhausted: set[str] = set()  # hosts on the bench with nothing more in the store
         self._robots_wanted: dict[str, Link] = {}  # host → a link whose origin's robots rules are wanted
@@ -131,7 +131,7 @@ class Refill:
         self.wanted.set()
 
     def make_way(self, leases: Sequence[Lease]) -> None:
-        """These have left the bench for hosts that are not on it: those that are would take their room as well."""
+        """Leases that have left the bench for hosts that are not on it: hosts that are would take that room as well."""
         hosts = {lease.link.host for lease in leases}
         self._kept += len(leases) + HOST_SIZE * len(hosts)
         for host in hosts - self.emptying:

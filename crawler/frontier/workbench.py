@@ -268,7 +268,7 @@ class Workbench:
         return leases
 
     def _count_out(self, name: str, host: BenchHost, leases: Sequence[Lease]) -> None:
-        """They wait at this host no longer."""
+        """These leases have left a host's queue, or queues."""
         self._recount(host)
         self.waiting -= len(leases)
         self.weight -= sum(size(lease) for lease in leases)

@@ -44,7 +44,7 @@ _NONE: Final[dict[bytes, int]] = {}
 
 
 class Bundles:
-    """Those with links out, as the store has them, as far as ``bytes_max`` goes: the others are read again. The bench may have
+    """Bundles with links out, as the store has them, as far as ``bytes_max`` goes: the others are read again. The bench may have
     links of thousands, each of 10 KiB."""
 
     _ENTRY_BYTES: Final = 500
@@ -259,13 +259,13 @@ class Claims:
     # -- coming back ----------------------------------------------------------------------------------------------
 
     def give_back(self, leases: Collection[Lease]) -> None:
-        """These are out no more, and wait again."""
+        """Leases that were not visited: their links wait again."""
         for lease in leases:
             self._passed.pop(lease.key[:HOST_BYTES], None)
         self.release(leases)
 
     def release(self, leases: Collection[Lease]) -> None:
-        """These are out no more, and their entries are gone."""
+        """Leases that are out no more; unless they were given back, their entries are gone from the queue."""
         free = []
         for lease in leases:
             host = lease.key[:HOST_BYTES]
@@ -296,7 +296,7 @@ class Claims:
                 self.bundles.put(key, bundle)
 
     def hold(self, leases: Sequence[Lease]) -> None:
-        """These are out (claimed before the database was opened anew); those that wait no more are left out."""
+        """Leases that were claimed before the database was opened anew are still out; but not where the link waits no more."""
         links = {lease.key: lease.link for lease in leases}
         for key, flags in self.waiting(links).items():
             self._out.setdefault(key[:HOST_BYTES], {})[key] = flags
@@ -310,7 +310,7 @@ class Claims:
         return {key: bundle for key, bundle in found.items() if bundle is not None} | self._read_bundles(missing)
 
     def waiting(self, keys: Iterable[bytes]) -> dict[bytes, int]:
-        """Those of these leases' keys that stand in the queue, with their flags."""
+        """Of these keys of leases, those that stand in the queue, with their flags."""
         keys = list(keys)
         bundles = self._read_bundles(sorted({key[:QUEUE_KEY_BYTES] for key in keys if len(key) > QUEUE_KEY_BYTES}))
         single = sorted(key for key in keys if len(key) == QUEUE_KEY_BYTES)

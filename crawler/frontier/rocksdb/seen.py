@@ -41,7 +41,7 @@ class Seen:
         return known | read
 
     def note(self, depths: Mapping[bytes, int]) -> None:
-        """These were committed."""
+        """Least depths of URLs that were committed."""
         self._recent.update(depths)
 
     def retrying(self, keys: Collection[bytes]) -> dict[bytes, tuple[int, bool]]:
@@ -49,7 +49,7 @@ class Seen:
         return {key: decode_seen(value) for key, value in self._found("seen", keys)}
 
     def fruitful(self, keys: Collection[bytes]) -> set[bytes]:
-        """Those that were settled and may have had outlinks."""
+        """Of these URLs, the settled ones that may have had outlinks."""
         return {key for key, value in self._found("page", keys) if decode_page(value)[1].outcome in FRUITFUL}
 
     def settled(self, which: Selection, after: bytes, prefix: bytes) -> tuple[list[StoredPage], bytes | None]:
@@ -70,12 +70,12 @@ class Seen:
         return chosen, None
 
     def forget(self, keys: Iterable[bytes]) -> None:
-        """These are known no more."""
+        """These URLs are known no more."""
         for key in keys:
             self._recent.discard(key)
 
     def clear(self) -> None:
-        """They may have been changed by others."""
+        """Forget all: others may have changed what is stored."""
         self._recent.clear()
 
     def slice(self, start: bytes, limit: int) -> tuple[list[StoredPage], bytes | None]:
