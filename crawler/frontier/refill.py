@@ -182,6 +182,7 @@ class Refill:
 
     async def get(self, rules_max: int) -> Got | None:
         """One trip, with the robots records of so many hosts; None if the store was rewound meanwhile. Raises StorageError."""
+        # 1. what is wanted, all of it or as much as one trip brings
         epoch = self._epoch
         low, self._low = self._low, {}
         emptied, self.emptying = self.emptying, set()
@@ -192,6 +193,8 @@ class Refill:
         robots_wanted = {
             host: self._robots_wanted.pop(host) for host in list(islice(self._robots_wanted, min(rules_max, RULES_PER_TRIP_MAX)))
         }
+        robots_queued, self._robots_queued = self._robots_queued, set()
+        # 2. the links each host is given, within the room there is
         others = min(CLAIM_HOSTS_MAX, self._kept // PLACE_SIZE)
         self._kept -= others * PLACE_SIZE
         room = self._links_max - self._bench.weight - others * PLACE_SIZE
@@ -204,10 +207,10 @@ class Refill:
             low[host] = 1 + more
             room -= more
         low.update((host, SIFTED_LINKS) for host in sifted - emptied)
-        robots_queued, self._robots_queued = self._robots_queued, set()
         for host in robots_queued:
             low.setdefault(host, 1)
         hosts = min(CLAIM_HOSTS_MAX, others + max(0, room // PLACE_SIZE))
+        # 3. the trip; what it did not bring is wanted as before
         origins = [origin(link.url) for link in robots_wanted.values()]
         try:
             leases, records, crashes = await self._committer.on_engine(self._trip, hosts, low, returned, origins)

@@ -168,29 +168,29 @@ class Workbench:
         self._slow_max = inf if self._visits_max is None else min(some) - min(some) // KEPT
 
     def _take_of(self, name: str, host: BenchHost, now: float) -> Lease | None:
-        """A lease of a host that has left its lane. Six cases: it has nothing to deal, as many visits out as it may have,
-        or a rest that began meanwhile; it is one slow host too many; its group has no turn for it; or it deals."""
+        """A lease of a host that has left its lane. Six cases: 1. a rest has begun meanwhile; 2. it has nothing to deal; 3. it
+        has as many visits out as it may have; 4. it is one slow host too many; 5. its group has no turn for it; 6. it deals."""
         lease, was_called, per_host = host.next(), self._groups.uncall(host), self._per_host(name)
-        if host.due > now and host.out < per_host:  # one with nothing to deal as well: the store may not know it yet
+        if host.due > now and host.out < per_host:  # 1, also with nothing to deal: the store may not know it yet
             self._rest_until(name, host, host.due)
             return None
-        if lease is None:
+        if lease is None:  # 2
             self.forget(name, now)
             return None
-        if host.out >= per_host:
+        if host.out >= per_host:  # 3
             return None
         may_be_slow = not host.is_prompt
-        if may_be_slow and not self._has_room_for_slow():
+        if may_be_slow and not self._has_room_for_slow():  # 4
             host.place = ASIDE
             self._aside[name] = host
             return None
-        if self._groups.concern(lease):
+        if self._groups.concern(lease):  # 5
             if (until := self._groups.stop(name, host, lease, now, was_called=was_called)) is not None:
                 if until < inf:
                     self._rest_until(name, host, until)
                 return None
             self._groups.enter(name, lease)
-        host.has_turn = False
+        host.has_turn = False  # 6
         (host.robots_queue or host.queue).pop(0)
         self.waiting -= 1
         self.weight -= size(lease)
