@@ -11,7 +11,7 @@ from enum import IntEnum
 from msgspec import Struct
 
 from crawler.core.link_block import LinkBlock
-from crawler.core.model import THERE, Done, Input, Lease, Link, Mark, Outcome, Tag, text_bytes
+from crawler.core.model import THERE, Done, Input, Lease, LineFault, Link, Mark, Outcome, text_bytes
 
 
 class HostRest(Struct, frozen=True, gc=False):
@@ -52,10 +52,10 @@ class Settled(Struct, frozen=True):
 
 
 class Admitted(Struct, frozen=True):
-    """Links from a person or a part of a page, all or nothing. ``faults``: invalid lines as (input, text, reason, tag)."""
+    """Links from a person or a part of a page, all or nothing."""
 
     links: tuple[Link, ...]
-    faults: tuple[tuple[Input, str, str, Tag | None], ...] = ()
+    faults: tuple[LineFault, ...] = ()
     position: tuple[str, bytes] | None = None
     """(source, opaque position after these lines), committed together with them."""
     block: LinkBlock | None = None
@@ -71,7 +71,7 @@ class Admitted(Struct, frozen=True):
     def text_bytes(self) -> int:
         """Most that the texts of ``links`` and ``faults`` hold in memory."""
         links = sum([link.text_bytes for link in self.links])
-        return links + sum([text_bytes(text) for _, text, *_ in self.faults]) + sum(map(text_bytes, self.extras.values()))
+        return links + sum([text_bytes(fault.text) for fault in self.faults]) + sum(map(text_bytes, self.extras.values()))
 
 
 class Batch(Struct):

@@ -7,7 +7,7 @@ what keeps an older store readable.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -99,6 +99,15 @@ class Input(Struct, frozen=True, array_like=True, gc=False):
 
     list: str
     line: int
+
+
+class LineFault(NamedTuple):
+    """A line of a list that is no URL. ``reason`` is one of errors.REASONS."""
+
+    input: Input
+    text: str
+    reason: str
+    tag: Tag | None
 
 
 class Link(Struct, frozen=True, array_like=True, gc=False):

@@ -122,8 +122,8 @@ class Counters:
         _add(self.lines, "duplicate", sum(duplicates))
         _add(self.lines, "invalid_url", sum(len(part.faults) for part in prepared.batch.admitted))
         for part in prepared.batch.admitted:
-            for _, _, reason, _ in part.faults:
-                _add(self.reasons, reason, 1)
+            for fault in part.faults:
+                _add(self.reasons, fault.reason, 1)
 
 
 def _told_first(prepared: Prepared) -> bytes:

@@ -160,10 +160,10 @@ def _admitted_rows(admitted: Admitted, states: Sequence[int], wall: float) -> It
             row["final"] = True
             row["fetched_at"] = iso(admitted.visited_at or wall)
             yield None, row
-    for named, text, reason, tag in admitted.faults:
-        row, shown, extra = dict(_EMPTY), urls.masked(text), admitted.extras.get(named)
-        row.update(url=shown, outcome="invalid_url", reason=reason, kind="seed", input=_input(named), final=True)
-        row.update(depth=0, hops=0, fetched_at=iso(wall), tag=tag, listed=shown, extra=_object(extra))
+    for fault in admitted.faults:
+        row, shown, extra = dict(_EMPTY), urls.masked(fault.text), admitted.extras.get(fault.input)
+        row.update(url=shown, outcome="invalid_url", reason=fault.reason, kind="seed", input=_input(fault.input), final=True)
+        row.update(depth=0, hops=0, fetched_at=iso(wall), tag=fault.tag, listed=shown, extra=_object(extra))
         yield None, row
 
 
