@@ -117,7 +117,7 @@ class OpenBatch:
         self._committed += failed._committed
         self.admitted_releases += failed.admitted_releases
 
-    def committed(self) -> asyncio.Future[None]:
+    def when_committed(self) -> asyncio.Future[None]:
         """A future that is done when this batch is committed."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._committed.append(future)

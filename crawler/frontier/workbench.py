@@ -207,7 +207,7 @@ class Workbench:
     def give_back(self, lease: Lease) -> None:
         """Undo a ``take`` that led to no visit: the lease is its host's next again, before others of its group, and no rest
         runs."""
-        host = self._leave(lease)
+        host = self._no_more_out(lease)
         host.has_turn = True
         (host.robots_queue if lease.link.kind == "robots" else host.queue).insert(0, lease)
         self._came(lease)
@@ -216,7 +216,7 @@ class Workbench:
 
     def release(self, lease: Lease, rest: HostRest, seconds: float = 0.0, *, responded: bool = True) -> None:
         """A visit ended, which took so long: none of its host (and group) starts before that rest is over."""
-        host, due = self._leave(lease), rest.due
+        host, due = self._no_more_out(lease), rest.due
         host.due, host.is_new = max(host.due, due), False
         host.failures, host.busy, host.down, host.has_responded = rest.failures, rest.busy, rest.down, rest.has_responded
         host.is_prompt = responded and seconds <= PROMPT_S
@@ -445,7 +445,8 @@ class Workbench:
             self._groups.drop(name, host)
             self._rest_until(name, host, host.due)
 
-    def _leave(self, lease: Lease) -> BenchHost:
+    def _no_more_out(self, lease: Lease) -> BenchHost:
+        """A lease that was taken is out no more; its host."""
         name = lease.link.host
         host = self._hosts[name]
         host.out -= 1
