@@ -258,6 +258,8 @@ class Pump:
             self.frontier.deal()
 
     async def _commit(self) -> None:
+        """Four ends: 1. it has failed, and the disk had taken the batch all the same; 2. it has failed: its visits are not made;
+        3. a fault of the program, which ends it; 4. it is committed."""
         batch = self._batches.close()
         began = self._clock()
         try:
@@ -266,19 +268,19 @@ class Pump:
             prepared = await self._committer.commit(batch.closed(began, self._wall()))
         except StorageError as error:
             await self._cut_back(error)
-            if self._store.clock() == began:  # the disk had taken it before it failed
+            if self._store.clock() == began:  # 1
                 self._after_commit(batch, None)
-            else:
+            else:  # 2
                 batch.discard_bodies()
                 self.frontier.undone(batch.settled, batch)
                 self._batches.undo(batch)
                 self.frontier.bench.hold_suspects(self._batches.open.has_suspect)
             if self.member is not None:
                 self.member.undone()
-        except Exception:
+        except Exception:  # 3
             self._accuse(batch)
             raise
-        else:
+        else:  # 4
             self._after_commit(batch, prepared)
             for listener in self._on_commit:
                 listener(self.committed_at - began)

@@ -138,6 +138,7 @@ class Workbench:
         """The next lease that may be visited at ``now``, or None. Its host counts as visited until ``release``."""
         if now >= self.deals_until:
             return None
+        # 1. hosts that were put aside, or whose rest is over, come into their lanes
         if self._aside:
             self._come_back(now)
         resting = self._resting
@@ -146,6 +147,7 @@ class Workbench:
             host = self._hosts.get(name)
             if host is not None and host.place == RESTING:
                 self._enter_lane(name, host)
+        # 2. what groups call does so as well; then one host after the other leaves its lane, until one deals
         while True:
             for name, host in self._groups.call(now) if self._groups.may_call(now) else ():
                 if host.called_by is not None:
