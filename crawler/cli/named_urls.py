@@ -25,7 +25,7 @@ def check_urls(urls: Sequence[str], rules: UrlRules | None = None, *, command: s
     for text in dict.fromkeys(urls):
         found = seed(text, where, rules or UrlRules())
         if not isinstance(found, Link):
-            faults.append(_what_to_type(text.strip(), found[1], found[2], command))
+            faults.append(_what_to_type(text.strip(), found.text, found.reason, command))
     return faults
 
 

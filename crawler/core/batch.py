@@ -11,7 +11,7 @@ from enum import IntEnum
 from msgspec import Struct
 
 from crawler.core.link_block import LinkBlock
-from crawler.core.model import THERE, Done, Input, Lease, Link, Mark, Outcome, Tag, text_bytes
+from crawler.core.model import THERE, Done, Input, Lease, LineFault, Link, Mark, Outcome, text_bytes
 
 
 class HostRest(Struct, frozen=True, gc=False):
@@ -52,10 +52,10 @@ class Settled(Struct, frozen=True):
 
 
 class Admitted(Struct, frozen=True):
-    """Links from a person or a part of a page, all or nothing. ``faults``: invalid lines as (input, text, reason, tag)."""
+    """Links from a person or a part of a page, all or nothing."""
 
     links: tuple[Link, ...]
-    faults: tuple[tuple[Input, str, str, Tag | None], ...] = ()
+    faults: tuple[LineFault, ...] = ()
     position: tuple[str, bytes] | None = None
     """(source, opaque position after these lines), committed together with them."""
     block: LinkBlock | None = None
@@ -71,7 +71,7 @@ class Admitted(Struct, frozen=True):
     def text_bytes(self) -> int:
         """Most that the texts of ``links`` and ``faults`` hold in memory."""
         links = sum([link.text_bytes for link in self.links])
-        return links + sum([text_bytes(text) for _, text, *_ in self.faults]) + sum(map(text_bytes, self.extras.values()))
+        return links + sum([text_bytes(fault.text) for fault in self.faults]) + sum(map(text_bytes, self.extras.values()))
 
 
 class Batch(Struct):
@@ -127,24 +127,19 @@ class Prepared(Struct):
     fed: frozenset[str]
 
 
-def lines_ended(batch: Batch) -> Iterator[bool]:
-    """For each pair of ``found_in``, whether the line of a redirect among its links has ended before."""
-    yield from (settled.was_redirected for settled in batch.settled if isinstance(settled.outcome, Done))
-    yield from (admitted.was_redirected for admitted in batch.admitted)
-
-
-def found_in(batch: Batch) -> Iterator[tuple[Sequence[Link], LinkBlock | None]]:
-    """The links of a batch: for each of ``settled`` its outlinks, then its block; then the same for each of ``admitted``."""
+def found_in(batch: Batch) -> Iterator[tuple[Sequence[Link], LinkBlock | None, Settled | Admitted]]:
+    """The links of a batch: for each of ``settled`` its outlinks, then its block; then the same for each of ``admitted``. The
+    third is which of these brought them."""
     for settled in batch.settled:
         if isinstance(settled.outcome, Done):
-            yield settled.outcome.outlinks, settled.outcome.block
+            yield settled.outcome.outlinks, settled.outcome.block, settled
     for admitted in batch.admitted:
-        yield admitted.links, admitted.block
+        yield admitted.links, admitted.block, admitted
 
 
 def link_verdicts(prepared: Prepared) -> Iterator[tuple[Sequence[Link], bytes]]:
     """As ``found_in``: the links that came unpacked, and their verdicts."""
     at = 0
-    for links, block in found_in(prepared.batch):
+    for links, block, _ in found_in(prepared.batch):
         yield links, prepared.verdicts[at : at + len(links)]
-        at += len(links) + len(block or ())
+        at += len(links) + (len(block) if block is not None else 0)

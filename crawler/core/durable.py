@@ -87,7 +87,8 @@ class MarkedFile:
 
     def append(self, data: bytes) -> int:
         """Add ``data``; the offset it begins at."""
-        offset, waiting = self.size, self._waiting_bytes
+        waiting = self._waiting_bytes
+        offset = self._written + waiting
         if waiting + len(data) > BUFFER_BYTES_MAX:
             self.flush()
             waiting = 0

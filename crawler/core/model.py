@@ -7,7 +7,7 @@ what keeps an older store readable.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from crawler.core.page import Page
 
 LinkKind: TypeAlias = Literal["seed", "link", "redirect", "sitemap", "robots", "expand", "expand_sitemap", "embed"]
+"""robots: visited for robots rules. That is no visit of the page at its URL, and is made as often as it is asked for."""
 
 KINDS: Final = ("seed", "link", "redirect", "sitemap", "robots", "recrawl", "embed")
 """Of result rows."""
@@ -98,6 +99,15 @@ class Input(Struct, frozen=True, array_like=True, gc=False):
 
     list: str
     line: int
+
+
+class LineFault(NamedTuple):
+    """A line of a list that is no URL. ``reason`` is one of errors.REASONS."""
+
+    input: Input
+    text: str
+    reason: str
+    tag: Tag | None
 
 
 class Link(Struct, frozen=True, array_like=True, gc=False):

@@ -155,6 +155,7 @@ class Expander:
         return done
 
     async def _page(self, link: Link, done: Done, mime: str | None, headers: Headers, room: VisitMemory) -> Done:
+        # 1. its body, once there is room for it and for what is found there
         page = done.page
         mimes = self._mimes
         most = self._config.max_parse
@@ -169,6 +170,7 @@ class Expander:
             return _with_cut(done, cut, {}) if cut else done
         if len(body) > LARGE_BYTES and mime in MIMES:
             held.shrink(document_bytes(len(body), _references(body, headers)))
+        # 2. what a parser process finds in it
         began = time.perf_counter()
         function = FUNCTION
         place: tuple[object, ...] = (link.depth + 1, link.anchor or link.url, self._reading_for(origin(link.url)))
@@ -177,6 +179,7 @@ class Expander:
         found, fault = await self._outlinks(link.host, function, body, link.url, mime, page.charset, headers, *place)
         self._on_parsed(time.perf_counter() - began)
         del body
+        # 3. what is admitted now, and what with the outcome; why it is not all there is
         refused = found.refused
         is_read = bool(found.parts or found.embeds or found.encoding)  # once they are admitted, the lists are empty
         if found.embeds:

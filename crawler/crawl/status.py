@@ -1,6 +1,6 @@
 """A running crawl at one moment: its snapshot, its rates, when it will be done, and the status line. Reads, never changes.
 
-``snapshot_of`` reads the crawl; all else here is pure and knows the snapshot alone.
+``snapshot_of``, and what it calls, reads the crawl; all else here is pure and knows the snapshot alone.
 """
 
 from __future__ import annotations

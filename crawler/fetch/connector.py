@@ -76,6 +76,7 @@ class Connector(aiohttp.TCPConnector):
             socket_factory=self._socket,
             keepalive_timeout=KEEPALIVE_S,
         )
+        self.resolver: Final = resolver
         self._guard = guard
         self._make_tls = make_tls
         self._idle_max = idle_max
@@ -103,22 +104,9 @@ class Connector(aiohttp.TCPConnector):
         """What they take of memory, about."""
         return self._idle_bytes
 
-    @property
-    def names_known(self) -> int:
-        """Names whose addresses are kept."""
-        assert isinstance(self._resolver, Resolver)
-        return self._resolver.names_known
-
-    @property
-    def names_events(self) -> dict[str, int]:
-        """Of the cache of names: hits, misses, evictions."""
-        assert isinstance(self._resolver, Resolver)
-        return self._resolver.events
-
     def forget(self) -> None:
         """Forget addresses, and close the connections that wait for a next use."""
-        assert isinstance(self._resolver, Resolver)
-        self._resolver.forget()
+        self.resolver.forget()
         while self._idle:
             self._close_idle(next(iter(self._idle)))
 
@@ -127,7 +115,7 @@ class Connector(aiohttp.TCPConnector):
         try:
             version = ip_address(name).version
         except ValueError:
-            return await self._resolver.resolve(name, port, socket.AF_UNSPEC)
+            return await self.resolver.resolve(name, port, socket.AF_UNSPEC)
         family = socket.AF_INET if version == 4 else socket.AF_INET6
         return [ResolveResult(hostname=name, host=name, port=port, family=family, proto=socket.IPPROTO_TCP, flags=0)]
 

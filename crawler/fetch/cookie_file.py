@@ -40,7 +40,7 @@ def read(file: Path, bytes_max: int | None = None) -> CookieJar:
         with file.open("rb") as opened:  # by what is read: a device does not say how large it is
             data = opened.read(-1 if bytes_max is None else bytes_max + 1)
         if bytes_max is not None and len(data) > bytes_max:
-            raise ConfigError(f"cookies: {file} is larger than {FILE_BYTES_MAX >> 20} MiB")
+            raise ConfigError(f"cookies: {file} is larger than {bytes_max >> 20} MiB")
         first, *lines = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig").read().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cookies: {file}: {getattr(error, 'strerror', None) or error}") from None

@@ -27,7 +27,7 @@ class HeadRoom(Protocol):
 
 
 class Exchange(Struct, kw_only=True, eq=False):
-    """Filled in as the attempt proceeds. ``sent_at`` is loop time, ``sent_wall`` wall time, both in seconds."""
+    """Filled in as the attempt proceeds. ``sent_at`` is monotonic time, ``sent_wall`` wall time, both in seconds."""
 
     proxied: bool = False
     """The socket leads to a proxy that the operator named, not to the URL's host."""

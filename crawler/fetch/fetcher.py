@@ -140,12 +140,12 @@ class Fetcher:
     @property
     def names_known(self) -> int:
         """Host names whose addresses are kept."""
-        return self._connector.names_known
+        return self._connector.resolver.names_known
 
     @property
     def names_events(self) -> dict[str, int]:
         """Of the cache of names: hits, misses, evictions."""
-        return self._connector.names_events
+        return self._connector.resolver.events
 
     def forget(self) -> None:
         """Give back what is only kept to be quicker next time: addresses and idle connections."""

@@ -39,7 +39,6 @@ def open_store(
     now: float,
     rest: Callable[[str], float],
     memory_bytes: int = MEMORY_BYTES,
-    files_max: int | None = None,
     share: Share | None = None,
     upstream: Upstream | None = None,
 ) -> Store:
@@ -48,15 +47,15 @@ def open_store(
 
     ``now`` is the wall time: the crawl clock goes on from there, but never before the last commit's. ``rest(host)`` is a
     host's configured rest in seconds: at open every host counts as just visited. ``memory_bytes`` bounds all caches and
-    write buffers (8 MiB at least); ``files_max`` the files kept open (default: a quarter of the descriptor limit).
-    ``share``: which hosts are its own; None: all are. ``upstream``: where it is a working copy of what is true elsewhere."""
+    write buffers (8 MiB at least). ``share``: which hosts are its own; None: all are. ``upstream``: where it is a working copy of
+    what is true elsewhere."""
     if kind == "memory":
         from crawler.frontier.memory import MemoryStore
 
         return MemoryStore(limits, share)
     from crawler.frontier.rocksdb.store import RocksStore
 
-    return RocksStore(path, limits, now, rest, memory_bytes, files_max, share, upstream)
+    return RocksStore(path, limits, now, rest, memory_bytes, share, upstream)
 
 
 def open_reader(path: Path) -> RocksReader | PartsReader | NodeReader:

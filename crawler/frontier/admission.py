@@ -26,7 +26,6 @@ from crawler.core.batch import (
     Prepared,
     Verdict,
     found_in,
-    lines_ended,
 )
 from crawler.core.keys import HOST_BYTES, KEY_BYTES, Keys, Share
 from crawler.core.link_block import (
@@ -122,12 +121,6 @@ class Judged(Struct):
     """Keys of sitemaps as those of their sites, where they are new; they stand in ``depths`` as well."""
 
 
-def is_robots_visit(link: Link) -> bool:
-    """Whether a link is visited for robots rules. That is no visit of the page at its URL, and is made as often as it is
-    asked for."""
-    return link.kind == "robots"
-
-
 def is_own_visit(link: Link) -> bool:
     """Whether how a visit ends, or fails, is how its URL does. One for links alone (EXPANDED), or for robots rules, changes
     nothing that is known of the URL."""
@@ -151,7 +144,7 @@ def role_of(link: Link) -> str | None:
 
 def expanded(link: Link) -> Link:
     """A link to a known URL, as it is queued for what it links to."""
-    if is_robots_visit(link):
+    if link.kind == "robots":
         return link
     return replace(link, kind="expand_sitemap" if link.kind == "sitemap" else "expand")
 
@@ -184,7 +177,7 @@ def ended_in(batch: Batch, keys_by: Keys) -> EndedVisits:
         link = settled.lease.link
         key = keys_by.of(link.host, link.url)
         ended.keys.append(key)
-        if not is_robots_visit(link):
+        if link.kind != "robots":
             ended.fruitful[key] = fruitful(settled.outcome)
         elif is_robots_txt(link):
             ended.robots[key] = 0
@@ -203,13 +196,13 @@ def columns_of(batch: Batch, keys_by: Keys, limits: Limits, share: Share | None)
     columns = BatchColumns([], [], bytearray(), {}, {})
     ways = None if share is None else bytes(BOUNDED if owner == share.own else AWAY for owner in share.owners)
     with_paths = limits.queries_per_path > 0
-    for links, block in found_in(batch):
+    for links, block, _ in found_in(batch):
         for link in links:
             key = keys_by.of(link.host, link.url)
             if share is not None and share.owner(key) != share.own:
                 way = AWAY
             else:
-                way = ASIDE if is_robots_visit(link) else BOUNDED if link.kind in BOUNDED_KINDS else UNBOUNDED
+                way = ASIDE if link.kind == "robots" else BOUNDED if link.kind in BOUNDED_KINDS else UNBOUNDED
                 if with_paths and "?" in link.url:
                     columns.paths[len(columns.keys)] = keys_by.of(link.host, link.url.partition("?")[0])
                 if limits.sitemaps and (role := role_of(link)) is not None:
@@ -264,17 +257,18 @@ class Admissions:
         self.forged: list[int] = []
         """Places of links whose keys are not theirs: the process that read the page was taken over."""
         at = 0
-        for (links, block), has_ended in zip(found_in(batch), lines_ended(batch), strict=True):
+        for links, block, source in found_in(batch):
             for link in links:
                 if judged.verdicts[at] in QUEUED:
                     expand, of_line = judged.verdicts[at] == EXPAND, link.kind == "redirect" and link.input is not None
-                    flags = LINE_ENDED if of_line and has_ended else 0
+                    flags = LINE_ENDED if of_line and source.was_redirected else 0
                     self.entries.append(self._of_link(link, columns.keys[at], expand, flags))
                 at += 1
             if block is not None:
-                if any(judged.verdicts[at : at + len(block)]):
+                end = at + len(block)
+                if any(judged.verdicts[at:end]):
                     self._add_block(block, at)
-                at += len(block)
+                at = end
 
     def _of_link(self, link: Link, key: bytes, expand: bool, flags: int = 0) -> Admission:
         is_page = link.kind not in NOT_PAGES

@@ -117,7 +117,7 @@ class OpenBatch:
         self._committed += failed._committed
         self.admitted_releases += failed.admitted_releases
 
-    def committed(self) -> asyncio.Future[None]:
+    def when_committed(self) -> asyncio.Future[None]:
         """A future that is done when this batch is committed."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._committed.append(future)
@@ -133,7 +133,7 @@ class OpenBatch:
                 settled.outcome.page.body.discard()
 
     def resolve(self) -> None:
-        """It is committed."""
+        """This batch is committed: tell those who wait for that."""
         for release in self.admitted_releases:
             release()
         for future in self._committed:
@@ -211,12 +211,12 @@ class Collector:
         return batch
 
     def committed(self) -> None:
-        """The batch that closed is true."""
+        """The batch that closed is committed."""
         del self._begun[:1]
         self.closing = None
 
     def undo(self, batch: OpenBatch) -> None:
-        """It is not: what it still owes comes again with the next batch."""
+        """The batch that closed has failed: what it still owes comes again with the next one."""
         self.open.prepend(batch)
         del self._begun[1:]
         self._dirty.set()

@@ -62,7 +62,7 @@ class Groups:
         self._ticket = count()
 
     def concern(self, lease: Lease) -> bool:
-        """Whether a lease may belong to any."""
+        """Whether a lease may belong to a group."""
         return lease.suspect or self._group_of is not None
 
     def stop(self, name: str, host: BenchHost, lease: Lease, now: float, *, was_called: bool) -> float | None:
@@ -89,7 +89,7 @@ class Groups:
         return None
 
     def enter(self, name: str, lease: Lease) -> None:
-        """A visit began."""
+        """A visit of this lease began."""
         for key in self._of(name, lease):
             group = self._group(key)
             group.out += 1
@@ -97,7 +97,7 @@ class Groups:
                 group.since = max(group.since, self._taken_over(name)[0])
 
     def leave(self, name: str, lease: Lease) -> None:
-        """A visit ended, or was not made."""
+        """The visit of this lease ended, or was not made."""
         for key in self._of(name, lease):
             self._group(key).out -= 1
             self._may_call(key)
@@ -147,7 +147,7 @@ class Groups:
         return back
 
     def uncall(self, host: BenchHost) -> bool:
-        """It has left its lane; whether it was there because it was called."""
+        """A host has left its lane; whether it was there because it was called."""
         if (key := host.called_by) is None:
             return False
         host.called_by = None
@@ -187,7 +187,7 @@ class Groups:
         return self._resting[0][0] if self._resting else inf
 
     def forget(self, hosts: int, now: float) -> None:
-        """Those that nobody needs, where they are many beside so many hosts."""
+        """Drop the groups that nobody needs, where they are many beside so many hosts."""
         if len(self._all) > 2 * max(hosts, self._needed) + 64:
             self._forget(now)
 

@@ -63,7 +63,7 @@ class BenchHost:
         self.slow_out = 0  # of its visits out, those that began while it was not known to be prompt
 
     def next(self) -> Lease | None:
-        """What it would deal, if it may."""
+        """The lease that this host would deal; None if it has none, or is held."""
         if self.robots_queue:
             return self.robots_queue[0]
         return self.queue[0] if self.queue and not self.is_held else None

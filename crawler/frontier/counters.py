@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from heapq import nlargest
-from itertools import zip_longest
 from typing import Final, TypeVar
 
-from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, QUERY_EXPLOSION, Prepared, found_in, link_verdicts
-from crawler.core.model import NOT_PAGES, Done, Known, Link
+from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, QUERY_EXPLOSION, Prepared, Settled, found_in, link_verdicts
+from crawler.core.model import NOT_PAGES, Known, Link
 from crawler.frontier.recrawl import NEVER
 from crawler.frontier.store import Counts
 
@@ -123,19 +122,18 @@ class Counters:
         _add(self.lines, "duplicate", sum(duplicates))
         _add(self.lines, "invalid_url", sum(len(part.faults) for part in prepared.batch.admitted))
         for part in prepared.batch.admitted:
-            for _, _, reason, _ in part.faults:
-                _add(self.reasons, reason, 1)
+            for fault in part.faults:
+                _add(self.reasons, fault.reason, 1)
 
 
 def _told_first(prepared: Prepared) -> bytes:
     """The verdicts on the links of a batch, but for those of pages that were read before."""
-    visits = [settled for settled in prepared.batch.settled if isinstance(settled.outcome, Done)]
-    if not any(settled.is_read_again for settled in visits):
+    if not any(settled.is_read_again for settled in prepared.batch.settled):
         return prepared.verdicts
     parts, at = [], 0
-    for settled, (links, block) in zip_longest(visits, found_in(prepared.batch)):
+    for links, block, source in found_in(prepared.batch):
         end = at + len(links) + len(block or ())
-        if settled is None or not settled.is_read_again:
+        if not (isinstance(source, Settled) and source.is_read_again):
             parts.append(prepared.verdicts[at:end])
         at = end
     return b"".join(parts)

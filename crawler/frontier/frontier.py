@@ -461,7 +461,7 @@ class Frontier:
             raise
         self._batches.open.admit(admitted, held.release if held is not None else None)
         self._batches.mark_dirty(self._clock())
-        return self._batches.open.committed()
+        return self._batches.open.when_committed()
 
     async def receive(
         self,
@@ -475,7 +475,7 @@ class Frontier:
         for one in admitted:
             self._batches.open.admit(one)
         self._batches.mark_dirty(self._clock())
-        committed = self._batches.open.committed()
+        committed = self._batches.open.when_committed()
         if self._robots is not None:
             for of, record in robots:
                 self._robots.load(of, record)
@@ -488,7 +488,7 @@ class Frontier:
         """Files that are no longer kept (None: no mark any more). The future is done when that is committed."""
         self._batches.open.retired.update(marks)
         self._batches.mark_dirty(self._clock(), urgent=True)  # somebody waits for it
-        return self._batches.open.committed()
+        return self._batches.open.when_committed()
 
     def seeds_ended(self) -> None:
         """No more seeds: the crawl may finish."""

@@ -50,7 +50,7 @@ class Holdings:
         self._frontier.undone(gone, batch)
 
     def forget_admitted(self, gone: Sequence[Admitted]) -> None:
-        """These are not ours to admit, after all."""
+        """Links, and what came with them, that another member admits: they leave the open batch."""
         ids = {id(admitted) for admitted in gone}
         batch = self._batches.open
         batch.admitted = [admitted for admitted in batch.admitted if id(admitted) not in ids]

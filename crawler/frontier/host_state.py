@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from crawler.core.batch import HostRest
 from crawler.core.model import Known, Lease, Link
+from crawler.frontier.counters import LINE_ENDED, RECRAWL
 
 CRASHES_MAX: Final = 3
 """A link that was out at this many ends of the process is settled as skipped, ``crashed``."""
@@ -55,21 +56,11 @@ class HostState(_Later, array_like=True):
         """A settled URL of it is wanted once more, whatever the host had done."""
         self.down, self.failures = None, 0
 
-    def lease(
-        self,
-        link: Link,
-        key: bytes,
-        known: Known | None,
-        *,
-        crashes: int,
-        earliest: float | None,
-        recrawl: bool,
-        line_has_ended: bool,
-    ) -> Lease:
+    def lease(self, link: Link, key: bytes, known: Known | None, flags: int, *, crashes: int, earliest: float | None) -> Lease:
         """The right to visit a link of it: not before its rest is over, nor before ``earliest``; at once if it was given up.
-        ``crashes``: how often the link was out when the process ended; each counts as an attempt. ``earliest`` is None once
-        it was visited since the store was opened: what an earlier process could not reach may be there now, or the settings
-        right, so that one more failure gives it up anew."""
+        ``flags`` are those it has while it waits (see ``counters``). ``crashes``: how often the link was out when the process
+        ended; each counts as an attempt. ``earliest`` is None once it was visited since the store was opened: what an earlier
+        process could not reach may be there now, or the settings right, so that one more failure gives it up anew."""
         down, failures = self.down, self.failures
         if down and earliest is not None:
             down, failures = None, max(0, failures - 1)
@@ -78,5 +69,5 @@ class HostState(_Later, array_like=True):
             link = replace(link, attempt=link.attempt + crashes)
             if down is None and crashes >= CRASHES_MAX:
                 down = ("skipped", "crashed")
-        told = (failures, self.busy, self.has_responded)
-        return Lease(link, key, due, crashes > 0, down, known, *told, recrawl, line_has_ended)
+        told = (failures, self.busy, self.has_responded, flags & RECRAWL > 0, flags & LINE_ENDED > 0)
+        return Lease(link, key, due, crashes > 0, down, known, *told)

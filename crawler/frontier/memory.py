@@ -29,10 +29,9 @@ from crawler.frontier.admission import (
     is_own_visit,
     is_robots_record,
     is_robots_txt,
-    is_robots_visit,
 )
 from crawler.frontier.bundle import values_of
-from crawler.frontier.counters import LINE_ENDED, RECORDED, RECRAWL, UNCOUNTED, Counters, Longest, land
+from crawler.frontier.counters import RECORDED, RECRAWL, UNCOUNTED, Counters, Longest, land
 from crawler.frontier.memory_queues import Queues
 from crawler.frontier.progress import Tallies, Tally
 from crawler.frontier.recrawl import RecrawlOrder, is_behind
@@ -118,7 +117,7 @@ class MemoryStore:
                 self._settle(settled, key, record)
         for settled, key, record in zip(batch.settled, prepared.settled, known, strict=True):
             link = settled.lease.link
-            if record is not None and is_robots_visit(link) and is_robots_txt(link):
+            if record is not None and link.kind == "robots" and is_robots_txt(link):
                 self._settle_robots(key, record)
         for settled in batch.settled:
             self._suspects.pop(cleared_robots(settled) or b"", None)
@@ -154,7 +153,7 @@ class MemoryStore:
     def _settle(self, settled: Settled, key: bytes, record: Known | None) -> None:
         lease, link = settled.lease, settled.lease.link
         self._suspects.pop(lease.key, None)
-        if not is_robots_visit(link):
+        if link.kind != "robots":
             land(self._flying, key)
         flags = self._queues.leave(lease.key)
         if isinstance(settled.outcome, Retry):
@@ -207,19 +206,18 @@ class MemoryStore:
 
     def _lease(self, key: bytes, link: Link, flags: int) -> Lease:
         page = self._url_key(link.url)
-        if not is_robots_visit(link):
+        if link.kind != "robots":
             self._flying[page] += 1
         depth = self._lowered.get(page, self._depths.get(page, link.depth))
         if self._limits.depth_limited:
             link = link.found_nearer(depth)
-        known = self._pages.get(page) if flags & RECORDED and not is_robots_visit(link) else None
+        known = self._pages.get(page) if flags & RECORDED and link.kind != "robots" else None
         host = self._queues.hosts[link.host]
-        told = {"recrawl": flags & RECRAWL > 0, "line_has_ended": flags & LINE_ENDED > 0}
-        return host.lease(link, key, known, crashes=self._suspects.get(key, 0), earliest=None, **told)
+        return host.lease(link, key, known, flags, crashes=self._suspects.get(key, 0), earliest=None)
 
     def give_back(self, leases: Sequence[Lease]) -> None:
         for lease in leases:
-            if lease.key in self._queues.out and not is_robots_visit(lease.link):
+            if lease.key in self._queues.out and lease.link.kind != "robots":
                 land(self._flying, self._url_key(lease.link.url))
         self._queues.give_back([lease.key for lease in leases])
 
@@ -389,7 +387,7 @@ class MemoryStore:
     def rewind(self, claimed: Sequence[Lease] = ()) -> None:
         kept = {lease.key for lease in claimed}
         self._queues.give_back([key for key in self._queues.out if key not in kept])
-        self._flying = Counter(self._url_key(item[2].url) for item in self._queues.out.values() if not is_robots_visit(item[2]))
+        self._flying = Counter(self._url_key(item[2].url) for item in self._queues.out.values() if item[2].kind != "robots")
         self._lowered = {}
 
     def close(self) -> None:

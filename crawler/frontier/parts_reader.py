@@ -39,17 +39,9 @@ class StoresReader:
         """Seed sources and their positions: the first part reads them."""
         return self._readers[0].positions()
 
-    def identity(self) -> bytes | None:
-        """Which crawl this is, as its owner wrote it."""
-        return self._readers[0].identity()
-
     def stats(self) -> Counts:
         """The totals."""
         return total([reader.stats() for reader in self._readers])
-
-    def clock(self) -> float:
-        """Crawl clock of the latest commit shown."""
-        return max(reader.clock() for reader in self._readers)
 
     def verify(self) -> Iterator[StorageError]:
         """As ``RocksReader.verify``."""

@@ -81,9 +81,9 @@ class Tallies:
                 self._end(settled, *found)
         for part in prepared.batch.admitted:
             self._admit(part.links, next(verdicts)[1], has_ended=part.was_redirected)
-            for named, _, _, tag in part.faults:
-                tallies = [self._tally(LIST, named.list, begins=True)]
-                tallies += [self._tally(TAG, _tagged(tag), begins=True)] if tag is not None else []
+            for fault in part.faults:
+                tallies = [self._tally(LIST, fault.input.list, begins=True)]
+                tallies += [self._tally(TAG, _tagged(fault.tag), begins=True)] if fault.tag is not None else []
                 for tally in tallies:
                     tally.known += 1
                     tally.end("invalid_url")

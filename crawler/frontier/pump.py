@@ -123,7 +123,7 @@ class Pump:
         return self._committer.threads
 
     def out_long(self) -> list[bytes]:
-        """What has been out for long."""
+        """The keys of visits that have been out for long."""
         return self._in_flight.out_long() if self._in_flight is not None else []
 
     async def ask(self, question: Callable[..., T], *args: object) -> T:
@@ -161,7 +161,7 @@ class Pump:
         return await self._step_by_step(self._store.remove_some, which)
 
     async def _step_by_step(self, some: Callable[[Selection, bytes], Step], which: Selection, *, revives: bool = False) -> int:
-        """Between the pump's own calls, each of its turns short."""
+        """What ``which`` means, in short steps between the pump's own calls; how many URLs. ``revives``: their hosts as well."""
         total, after = 0, b""
         while True:
             try:
@@ -258,6 +258,8 @@ class Pump:
             self.frontier.deal()
 
     async def _commit(self) -> None:
+        """Four ends: 1. it has failed, and the disk had taken the batch all the same; 2. it has failed: its visits are not made;
+        3. a fault of the program, which ends it; 4. it is committed."""
         batch = self._batches.close()
         began = self._clock()
         try:
@@ -266,19 +268,19 @@ class Pump:
             prepared = await self._committer.commit(batch.closed(began, self._wall()))
         except StorageError as error:
             await self._cut_back(error)
-            if self._store.clock() == began:  # the disk had taken it before it failed
+            if self._store.clock() == began:  # 1
                 self._after_commit(batch, None)
-            else:
+            else:  # 2
                 batch.discard_bodies()
                 self.frontier.undone(batch.settled, batch)
                 self._batches.undo(batch)
                 self.frontier.bench.hold_suspects(self._batches.open.has_suspect)
             if self.member is not None:
                 self.member.undone()
-        except Exception:
+        except Exception:  # 3
             self._accuse(batch)
             raise
-        else:
+        else:  # 4
             self._after_commit(batch, prepared)
             for listener in self._on_commit:
                 listener(self.committed_at - began)
@@ -307,7 +309,7 @@ class Pump:
         batch.resolve()
         self._batches.committed()
         if self._refill.others_wait and self.frontier.room:
-            self._send_home(self.frontier.bench.send_home(now + SHORT_REST_S, batch.hosts))
+            self._give_back(self.frontier.bench.send_home(now + SHORT_REST_S, batch.hosts))
 
     async def _cut_back(self, error: StorageError) -> None:
         """Wait out what is wrong, then go back to the last commit in store and files. Nothing is dealt meanwhile."""
@@ -343,8 +345,8 @@ class Pump:
                 self.frontier.deal()
 
     def _make_room(self) -> None:
-        """Or hosts that ask for hours would in the end hold all the places there are, or those that came first as long as they
-        have links, and nobody else be visited."""
+        """Where the bench is full, or others wait in the store: hosts that rest for long go back there, or else some that have
+        had their turn. Otherwise hosts with rests of hours, or with links without end, would in the end hold all the places."""
         bench, refill, now = self.frontier.bench, self._refill, self._clock()
         if (refill.has_room and not refill.others_wait) or now - self._made_room_at < ROOM_EVERY_S:
             return
@@ -357,10 +359,10 @@ class Pump:
         if not leases and refill.others_wait:
             leases = bench.end_turns(len(bench) // TURNS + 1, now)
             refill.make_way(leases)
-        self._send_home(leases)
+        self._give_back(leases)
 
-    def _send_home(self, leases: Sequence[Lease]) -> None:
-        """They have left the bench."""
+    def _give_back(self, leases: Sequence[Lease]) -> None:
+        """Leases that have left the bench unvisited, to the store."""
         for lease in leases:
             self.frontier.give_back(lease)
 
@@ -457,10 +459,11 @@ class Pump:
 
     @property
     def may_end(self) -> bool:
+        """Whether it ends once nothing is left to do, and has not yet."""
         return not (self._endless or self.frontier.finished)
 
     def over(self) -> None:
-        """Nothing is left to do."""
+        """Nothing is left to do anywhere: it ends, unless it is endless."""
         if not self._endless:
             self.frontier.finish()
 

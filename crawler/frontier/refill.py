@@ -52,7 +52,7 @@ class Got(Struct, frozen=True):
 
     leases: list[Lease]
     records: list[tuple[Link, bytes | None, int]]
-    """The third is how often the visit for these rules has ended the process."""
+    """(link, record, how often the visit for these rules has ended the process)"""
     emptied: set[str]
     """Hosts whose links were wanted to be settled unfetched."""
     sifted: set[str]
@@ -68,7 +68,7 @@ class Refill:
         self._links_max = links_max
         self._low: dict[str, int] = {}  # host → links it should be given
         self.emptying: set[str] = set()
-        """Of these hosts, those whose links are wanted to be settled unfetched."""
+        """Of the hosts in ``_low``, those whose links are wanted to be settled unfetched."""
         self._sifting: dict[str, None] = {}  # hosts among whose next links some are excluded
         self._exhausted: set[str] = set()  # hosts on the bench with nothing more in the store
         self._robots_wanted: dict[str, Link] = {}  # host → a link whose origin's robots rules are wanted
@@ -131,7 +131,7 @@ class Refill:
         self.wanted.set()
 
     def make_way(self, leases: Sequence[Lease]) -> None:
-        """These have left the bench for hosts that are not on it: those that are would take their room as well."""
+        """Leases that have left the bench for hosts that are not on it: hosts that are would take that room as well."""
         hosts = {lease.link.host for lease in leases}
         self._kept += len(leases) + HOST_SIZE * len(hosts)
         for host in hosts - self.emptying:
@@ -182,6 +182,7 @@ class Refill:
 
     async def get(self, rules_max: int) -> Got | None:
         """One trip, with the robots records of so many hosts; None if the store was rewound meanwhile. Raises StorageError."""
+        # 1. what is wanted, all of it or as much as one trip brings
         epoch = self._epoch
         low, self._low = self._low, {}
         emptied, self.emptying = self.emptying, set()
@@ -192,6 +193,8 @@ class Refill:
         robots_wanted = {
             host: self._robots_wanted.pop(host) for host in list(islice(self._robots_wanted, min(rules_max, RULES_PER_TRIP_MAX)))
         }
+        robots_queued, self._robots_queued = self._robots_queued, set()
+        # 2. the links each host is given, within the room there is
         others = min(CLAIM_HOSTS_MAX, self._kept // PLACE_SIZE)
         self._kept -= others * PLACE_SIZE
         room = self._links_max - self._bench.weight - others * PLACE_SIZE
@@ -204,10 +207,10 @@ class Refill:
             low[host] = 1 + more
             room -= more
         low.update((host, SIFTED_LINKS) for host in sifted - emptied)
-        robots_queued, self._robots_queued = self._robots_queued, set()
         for host in robots_queued:
             low.setdefault(host, 1)
         hosts = min(CLAIM_HOSTS_MAX, others + max(0, room // PLACE_SIZE))
+        # 3. the trip; what it did not bring is wanted as before
         origins = [origin(link.url) for link in robots_wanted.values()]
         try:
             leases, records, crashes = await self._committer.on_engine(self._trip, hosts, low, returned, origins)

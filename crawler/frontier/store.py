@@ -1,7 +1,8 @@
 """The durable half of the frontier: which links are known, which wait, which are settled.
 
 The protocol is synchronous and batch-shaped: the pump calls it from one engine thread, so an implementation needs no
-lock. (``stats``, ``clock``, ``longest``, ``memory_used``, ``shed``, ``lookup`` and ``budgets`` may be called from any thread.)
+lock. (``stats``, ``own_counts``, ``removed``, ``clock``, ``longest``, ``memory_used``, ``shed``, ``lookup`` and ``budgets`` may
+be asked from any thread.)
 
 Invariants: what ``commit`` returned from is never forgotten; what was not committed never happened.
 """
@@ -167,7 +168,7 @@ class Store(Protocol):
         """The seed of this crawl's fingerprints: 64 random bits, drawn once."""
 
     def identity(self) -> bytes | None:
-        """What ``set_identity`` kept: which crawl this is (opaque here)."""
+        """What ``set_identity`` kept: how the crawl was begun (opaque here)."""
 
     def set_identity(self, identity: bytes) -> None:
         """Keep it, durable on return."""

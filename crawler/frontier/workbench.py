@@ -138,6 +138,7 @@ class Workbench:
         """The next lease that may be visited at ``now``, or None. Its host counts as visited until ``release``."""
         if now >= self.deals_until:
             return None
+        # 1. hosts that were put aside, or whose rest is over, come into their lanes
         if self._aside:
             self._come_back(now)
         resting = self._resting
@@ -146,6 +147,7 @@ class Workbench:
             host = self._hosts.get(name)
             if host is not None and host.place == RESTING:
                 self._enter_lane(name, host)
+        # 2. what groups call does so as well; then one host after the other leaves its lane, until one deals
         while True:
             for name, host in self._groups.call(now) if self._groups.may_call(now) else ():
                 if host.called_by is not None:
@@ -168,29 +170,29 @@ class Workbench:
         self._slow_max = inf if self._visits_max is None else min(some) - min(some) // KEPT
 
     def _take_of(self, name: str, host: BenchHost, now: float) -> Lease | None:
-        """A lease of a host that has left its lane. Six cases: it has nothing to deal, as many visits out as it may have,
-        or a rest that began meanwhile; it is one slow host too many; its group has no turn for it; or it deals."""
-        lease, was_called = host.next(), self._groups.uncall(host)
-        if host.due > now and host.out < self._per_host(name):  # one with nothing to deal as well: the store may not know it yet
+        """A lease of a host that has left its lane. Six cases: 1. a rest has begun meanwhile; 2. it has nothing to deal; 3. it
+        has as many visits out as it may have; 4. it is one slow host too many; 5. its group has no turn for it; 6. it deals."""
+        lease, was_called, per_host = host.next(), self._groups.uncall(host), self._per_host(name)
+        if host.due > now and host.out < per_host:  # 1, also with nothing to deal: the store may not know it yet
             self._rest_until(name, host, host.due)
             return None
-        if lease is None:
+        if lease is None:  # 2
             self.forget(name, now)
             return None
-        if host.out >= self._per_host(name):
+        if host.out >= per_host:  # 3
             return None
         may_be_slow = not host.is_prompt
-        if may_be_slow and not self._has_room_for_slow():
+        if may_be_slow and not self._has_room_for_slow():  # 4
             host.place = ASIDE
             self._aside[name] = host
             return None
-        if self._groups.concern(lease):
+        if self._groups.concern(lease):  # 5
             if (until := self._groups.stop(name, host, lease, now, was_called=was_called)) is not None:
                 if until < inf:
                     self._rest_until(name, host, until)
                 return None
             self._groups.enter(name, lease)
-        host.has_turn = False
+        host.has_turn = False  # 6
         (host.robots_queue or host.queue).pop(0)
         self.waiting -= 1
         self.weight -= size(lease)
@@ -200,14 +202,14 @@ class Workbench:
             host.slow_out += 1
             self._slow_out += 1
         self._recount(host)
-        if host.out < self._per_host(name) and host.next() is not None:
+        if host.out < per_host and host.next() is not None:
             self._enter_lane(name, host)
         return lease
 
     def give_back(self, lease: Lease) -> None:
         """Undo a ``take`` that led to no visit: the lease is its host's next again, before others of its group, and no rest
         runs."""
-        host = self._leave(lease)
+        host = self._no_more_out(lease)
         host.has_turn = True
         (host.robots_queue if lease.link.kind == "robots" else host.queue).insert(0, lease)
         self._came(lease)
@@ -216,7 +218,7 @@ class Workbench:
 
     def release(self, lease: Lease, rest: HostRest, seconds: float = 0.0, *, responded: bool = True) -> None:
         """A visit ended, which took so long: none of its host (and group) starts before that rest is over."""
-        host, due = self._leave(lease), rest.due
+        host, due = self._no_more_out(lease), rest.due
         host.due, host.is_new = max(host.due, due), False
         host.failures, host.busy, host.down, host.has_responded = rest.failures, rest.busy, rest.down, rest.has_responded
         host.is_prompt = responded and seconds <= PROMPT_S
@@ -268,7 +270,7 @@ class Workbench:
         return leases
 
     def _count_out(self, name: str, host: BenchHost, leases: Sequence[Lease]) -> None:
-        """They wait at this host no longer."""
+        """These leases have left a host's queue, or queues."""
         self._recount(host)
         self.waiting -= len(leases)
         self.weight -= sum(size(lease) for lease in leases)
@@ -445,7 +447,8 @@ class Workbench:
             self._groups.drop(name, host)
             self._rest_until(name, host, host.due)
 
-    def _leave(self, lease: Lease) -> BenchHost:
+    def _no_more_out(self, lease: Lease) -> BenchHost:
+        """A lease that was taken is out no more; its host."""
         name = lease.link.host
         host = self._hosts[name]
         host.out -= 1

@@ -62,7 +62,8 @@ def has_row(settled: Settled) -> bool:
 
 def has_record(settled: Settled) -> bool:
     """Whether the response is kept: not where its body was not wanted."""
-    return has_row(settled) and isinstance(settled.outcome, Done) and settled.outcome.outcome != "skipped"
+    outcome = settled.outcome
+    return isinstance(outcome, Done) and outcome.outcome != "skipped" and settled.lease.link.kind not in EXPANDED
 
 
 def known_of(settled: Settled, kept: Kept | None, row: Row, ref: Ref, wall: float) -> Known:
@@ -71,45 +72,27 @@ def known_of(settled: Settled, kept: Kept | None, row: Row, ref: Ref, wall: floa
     outcome, before = settled.outcome, settled.lease.known
     assert isinstance(outcome, Done | Dropped)
     page = outcome.page if isinstance(outcome, Done) else None
-    link, ended, location = settled.lease.link, row["outcome"], row["location"] if outcome.outcome == "redirect" else None
     is_left = leaves_body(settled)
     etag, modified = _validators(page) if page is not None and outcome.outcome == "ok" and not is_left else (None, None)
-    content = remembered(settled) if before is not None else None
+    known = Known(
+        settled.lease.link,
+        row["outcome"],
+        outcome.reason,
+        page.status if page is not None else None,
+        page.fetched_at if page is not None else wall,
+        row=ref,
+        location=row["location"] if outcome.outcome == "redirect" else None,
+        etag=etag,
+        last_modified=modified,
+        change=row["change"],
+        content=remembered(settled) if before is not None else None,
+        line_has_ended=settled.was_redirected,
+    )
     is_confirmed = page is not None and page.status == 304 and before is not None and before.can_be_confirmed
     if page is not None and outcome.outcome != "skipped" and not is_confirmed and not is_left:
         place = kept.body if kept is not None else None
         at = kept.body_at if kept is not None and place is not kept.record and place != kept.record else None
-        return Known(
-            link,
-            ended,
-            outcome.reason,
-            page.status,
-            page.fetched_at,
-            archive=place,
-            row=ref,
-            location=location,
-            etag=etag,
-            last_modified=modified,
-            digest=page.body.sha1,
-            archived_at=at,
-            change=row["change"],
-            content=content,
-            line_has_ended=settled.was_redirected,
-            coding=_single(page.coding or ""),
-        )
-    status, at = (page.status, page.fetched_at) if page is not None else (None, wall)
-    known = Known(
-        link,
-        ended,
-        outcome.reason,
-        status,
-        at,
-        row=ref,
-        location=location,
-        change=row["change"],
-        content=content,
-        line_has_ended=settled.was_redirected,
-    )
+        return replace(known, archive=place, digest=page.body.sha1, archived_at=at, coding=_single(page.coding or ""))
     if before is None:
         return known
     return replace(
@@ -177,10 +160,10 @@ def _admitted_rows(admitted: Admitted, states: Sequence[int], wall: float) -> It
             row["final"] = True
             row["fetched_at"] = iso(admitted.visited_at or wall)
             yield None, row
-    for named, text, reason, tag in admitted.faults:
-        row, shown, extra = dict(_EMPTY), urls.masked(text), admitted.extras.get(named)
-        row.update(url=shown, outcome="invalid_url", reason=reason, kind="seed", input=_input(named), final=True)
-        row.update(depth=0, hops=0, fetched_at=iso(wall), tag=tag, listed=shown, extra=_object(extra))
+    for fault in admitted.faults:
+        row, shown, extra = dict(_EMPTY), urls.masked(fault.text), admitted.extras.get(fault.input)
+        row.update(url=shown, outcome="invalid_url", reason=fault.reason, kind="seed", input=_input(fault.input), final=True)
+        row.update(depth=0, hops=0, fetched_at=iso(wall), tag=fault.tag, listed=shown, extra=_object(extra))
         yield None, row
 
 

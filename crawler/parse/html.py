@@ -90,15 +90,9 @@ class Outlinks(Struct, frozen=True, array_like=True):
     ``robots``: directives of X-Robots-Tag and meta robots that are for us. ``refused``: references left out, by rule."""
 
     links: list[Outlink]
-    base: str
     charset: str | None
     robots: list[str]
     refused: dict[str, int]
-
-    @property
-    def nofollow(self) -> bool:
-        """The page asks that none of its links be followed; each of them says so too."""
-        return "nofollow" in self.robots
 
 
 class Options(Struct, frozen=True, array_like=True):
@@ -128,11 +122,8 @@ def outlinks(
                 found.add(found.linked(target, rel, kind, "header"))
         elif name == b"refresh" and (onward := refresh(escaped(value))):
             found.add([(onward, "refresh", False)])
-    read_as: str | None = None
-    base = url
-    if body and mime in MIMES:
-        read_as, base = _html(found, body, mime, charset, robots)
-    return Outlinks(found.links("nofollow" in robots), base, read_as, sorted(robots), found.refused)
+    read_as = _html(found, body, mime, charset, robots) if body and mime in MIMES else None
+    return Outlinks(found.links("nofollow" in robots), read_as, sorted(robots), found.refused)
 
 
 Reference = tuple[str, str, bool]
@@ -205,8 +196,8 @@ class Found:
         yield reference, told if kind == "link" else kind, "nofollow" in rels
 
 
-def _html(found: Found, body: bytes, mime: str, charset: str | None, robots: set[str]) -> tuple[str, str]:
-    """Take a document's links, and its robots directives; its encoding and base URL."""
+def _html(found: Found, body: bytes, mime: str, charset: str | None, robots: set[str]) -> str:
+    """Take a document's links, and its robots directives; its encoding."""
     document = document_of(body, charset, mime)
     encoding = document.encoding or "UTF-8"
     found.codec = query_codec(encoding)
@@ -220,10 +211,10 @@ def _html(found: Found, body: bytes, mime: str, charset: str | None, robots: set
                 refreshes.append(refresh(content))
             elif (name := (element.attr("name") or "").strip().lower()) and name in ("robots", found.options.agent.lower()):
                 robots.update(directives(content))
-    based = rebase(found, base)
+    rebase(found, base)
     found.add((target, "refresh", False) for target in refreshes if target)
     found.add(_references(found, document))
-    return encoding, based
+    return encoding
 
 
 def said_of(document: turbohtml.Document, *tags: str) -> Iterator[turbohtml.Element]:
@@ -273,18 +264,17 @@ def _references(found: Found, document: turbohtml.Document) -> Iterator[Referenc
                 found.refuse("resource")
 
 
-def rebase(found: Found, href: str | None) -> str:
+def rebase(found: Found, href: str | None) -> None:
     """Join to <base> from now on, if it has one that is a URL (HTML, document base URL)."""
     if href is None:
-        return found.page
+        return
     try:
         base = found.join(href)
     except FetchError as error:
         if error.reason != "scheme" or href.strip().lower().startswith(("data:", "javascript:")):
-            return found.page
+            return
         base = "about:blank"  # another scheme, where nothing relative is ours
     found.join = Base(base, found.options.rules).join
-    return base
 
 
 def document_of(body: bytes, charset: str | None, mime: str | None) -> turbohtml.Document:

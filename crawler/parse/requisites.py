@@ -76,7 +76,7 @@ def requisites(
         bases = (base_href(element) for element in said_of(document, "base"))
         rebase(found, next((href for href in bases if href is not None), None))
         _elements(found, document.iter_elements(), nested=False)
-    return Outlinks(found.links(False), url, read_as, [], found.refused)
+    return Outlinks(found.links(False), read_as, [], found.refused)
 
 
 def _elements(found: Found, elements: Iterable[Element], *, nested: bool) -> None:

@@ -6,14 +6,14 @@ Invariant: a line that holds more than a URL is a fault, never another URL than 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final
 
 import msgspec
 import orjson
 from msgspec import Meta, Struct
 
 from crawler.core.errors import FetchError
-from crawler.core.model import PRIORITY_DEFAULT, Input, Link, Tag
+from crawler.core.model import PRIORITY_DEFAULT, Input, LineFault, Link, Tag
 from crawler.core.urls import UrlRules, host_key, masked, parse
 
 EXTRA_BYTES_MAX: Final = 1024
@@ -24,9 +24,6 @@ _TAG_INT_MIN: Final = -(1 << 63)
 _TAG_INT_MAX: Final = (1 << 64) - 1
 _INVISIBLE: Final = "\ufeff\u200b\u200e\u200f"
 """Around a URL they come from copying; white space of any script is stripped as well."""
-
-LineFault: TypeAlias = tuple[Input, str, str, Tag | None]
-"""An invalid line: (input, text, reason, tag)."""
 
 WHAT_TO_DO: Final = {
     "more_than_url": "a line holds one URL and nothing else: keep that column only (cut -f1, cut -d, -f1), without quotes, "
@@ -66,13 +63,13 @@ def read_line(line: bytes, where: Input, rules: UrlRules, tag: str | None) -> tu
     try:
         text = line.decode()
     except UnicodeDecodeError:
-        return (where, without_secrets(line.decode(errors="replace")), "encoding", tag), None
+        return LineFault(where, without_secrets(line.decode(errors="replace")), "encoding", tag), None
     if line[0] != 123:  # "{"
         return seed(text, where, rules, tag=tag), None
     try:
         entry = _entry(line)
     except (msgspec.DecodeError, RecursionError):
-        return (where, without_secrets(text), "json", tag), None
+        return LineFault(where, without_secrets(text), "json", tag), None
     own = tag if entry.tag is None or entry.tag == "" else _tag(entry.tag)
     extra = extra_of(line)
     depth, priority = entry.depth or 0, entry.priority or PRIORITY_DEFAULT
@@ -133,7 +130,7 @@ def seed(
         within = _within.get(error.reason)
         reason = "more_than_url" if within is not None and within(text) else error.reason
         shown = without_secrets(masked(text)) if reason == "more_than_url" else masked(text)
-        return (where, shown.encode(errors="replace").decode() if reason == "encoding" else shown, reason, tag)
+        return LineFault(where, shown.encode(errors="replace").decode() if reason == "encoding" else shown, reason, tag)
     href = url.href
     given = None if text == href else text if url.credentials is None else masked(text)
     return Link(href, host_key(href), "seed", depth, priority, given=given, input=where, tag=tag, extra=extra)

@@ -17,10 +17,10 @@ from msgspec import Struct
 from xxhash import xxh3_128, xxh3_128_digest
 
 from crawler.core.errors import ConfigError
-from crawler.core.model import Input, Link
+from crawler.core.model import Input, LineFault, Link
 from crawler.core.urls import UrlRules
 from crawler.parse.seed_files import STDIN, blocks
-from crawler.parse.seed_lines import LineFault, read_line, seed, without_secrets
+from crawler.parse.seed_lines import read_line, seed, without_secrets
 
 ARGV: Final = "argv"
 """The source that stands for the URLs on the command line; their line is their place, from 1."""
@@ -170,7 +170,7 @@ class Lines:
         where = Input(self._source, self.line)
         if too_long or len(line) > LINE_BYTES_MAX:
             text = without_secrets(line[:_SHOWN_BYTES].decode(errors="replace"))
-            self._faults.append((where, text + "…", "too_long", self._tag))
+            self._faults.append(LineFault(where, text + "…", "too_long", self._tag))
             return
         found, extra = read_line(line, where, self._rules, self._tag)
         if isinstance(found, Link):

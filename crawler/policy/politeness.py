@@ -69,13 +69,11 @@ class Politeness:
         must have a chance to be forgotten."""
         return self.backoff(link.attempt + (2 if outcome.outcome == "dns_error" else 1))
 
-    def after(self, link: Link, outcome: Outcome, host: HostRest, now: float, pause: float | None = None) -> HostRest:
+    def after(self, link: Link, outcome: Outcome, host: HostRest, now: float, pause: float) -> HostRest:
         """The rest of a host after a visit of a link, and what is remembered of it. ``host`` is as it was before; ``pause`` as it
         was when the visit began: by now the Crawl-delay may be at hand no more, and the delay set to another."""
-        if pause is None or link.kind == "robots":  # which may have told of another
-            pause = max(pause or 0.0, self.pause(link))
-        else:
-            pause = max(pause, self._hosts.delay(link.host))
+        is_robots = link.kind == "robots"  # which may have told of another Crawl-delay
+        pause = max(pause, self.pause(link) if is_robots else self._hosts.delay(link.host))
         if isinstance(outcome, Unvisited):
             return replace(host, due=max(host.due, now + max(outcome.rest_s, pause)))
         rest = self._wish(link, outcome, pause)

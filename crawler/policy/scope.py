@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -88,54 +88,46 @@ class ScopeRules(Struct, frozen=True, array_like=True):
     """Of hosts: ``crawler.config.HostRules.blocked``."""
 
     @classmethod
-    def of(cls, config: ScopeConfig, *, obey: bool = True, blocked: tuple[tuple[str, bool], ...] = ()) -> ScopeRules:
+    def of(cls, config: ScopeConfig, blocked: tuple[tuple[str, bool], ...] = ()) -> ScopeRules:
         settings = {name: getattr(config, name) for name in cls.__struct_fields__ if name not in ("obey", "blocked")}
-        return cls(**settings, obey=obey, blocked=blocked)
+        return cls(**settings, blocked=blocked)
 
 
 class Scope:
     """The rules of one crawl."""
 
-    def __init__(
-        self, config: ScopeConfig | ScopeRules, *, obey: bool = True, blocked: tuple[tuple[str, bool], ...] = ()
-    ) -> None:
-        self._config = config if isinstance(config, ScopeRules) else ScopeRules.of(config, obey=obey, blocked=blocked)
-        config, self._obey = self._config, self._config.obey
-        self._outside: Callable[[str, str, str], bool] | None = {"host": _other_host, "domain": _other_domain}.get(config.scope)
-        if config.scope == "prefix":
-            self._outside = _other_prefix
-        self._include = [re.compile(pattern).search for pattern in config.include]
-        self._exclude = [re.compile(pattern).search for pattern in config.exclude]
-        self._blocked = {match: (at, blocks) for at, (match, blocks) in reversed(list(enumerate(config.blocked)))}
-        self._blocks = remembered(self._is_blocked, _PLACES_MAX) if config.blocked else None
-        shapes = [depth for depth in (config.max_path_depth, config.max_repeated_segments) if depth > 0]
-        self._plain = 0 if self._include or self._exclude or self._blocks else min(shapes, default=config.max_url) + 2
-        """A URL with no more slashes than this can offend no rule of shape or expression; 0: none is so plain."""
-
-    @property
-    def rules(self) -> ScopeRules:
+    def __init__(self, config: ScopeConfig | ScopeRules, *, blocked: tuple[tuple[str, bool], ...] = ()) -> None:
+        self.rules: Final = config if isinstance(config, ScopeRules) else ScopeRules.of(config, blocked)
         """As a parser process is sent them."""
-        return self._config
+        rules = self.rules
+        self._outside = _OUTSIDE.get(rules.scope)
+        self._include = [re.compile(pattern).search for pattern in rules.include]
+        self._exclude = [re.compile(pattern).search for pattern in rules.exclude]
+        self._blocked = {match: (at, blocks) for at, (match, blocks) in reversed(list(enumerate(rules.blocked)))}
+        self._blocks = remembered(self._is_blocked, _PLACES_MAX) if rules.blocked else None
+        shapes = [depth for depth in (rules.max_path_depth, rules.max_repeated_segments) if depth > 0]
+        self._plain = 0 if self._include or self._exclude or self._blocks else min(shapes, default=rules.max_url) + 2
+        """A URL with no more slashes than this can offend no rule of shape or expression; 0: none is so plain."""
 
     def follows(self, page: Link) -> bool:
         """Whether a page at this depth may have outlinks at all; if not, it need not be parsed."""
-        return self._config.depth < 0 or page.depth < self._config.depth
+        return self.rules.depth < 0 or page.depth < self.rules.depth
 
     def site(self, anchor: str) -> str:
         """One anchor for all that have the same place."""
         if self._outside is None:
             return _ANYWHERE
         host, folder = _place(anchor)
-        if self._config.scope == "domain":
+        if self.rules.scope == "domain":
             return f"http://{domain_of(host)}/"
-        return f"http://{host}{folder if self._config.scope == 'prefix' else '/'}"
+        return f"http://{host}{folder if self.rules.scope == 'prefix' else '/'}"
 
     def refuses(self, link: Link) -> str | None:
         """The rule that refuses a link, None if it is admitted."""
         kind, url = link.kind, link.url
         if kind in _NAMED:
             return None
-        if len(url) > self._config.max_url:
+        if len(url) > self.rules.max_url:
             return "url_length"
         if kind == EMBED:
             return self._named_out(url)
@@ -144,14 +136,14 @@ class Scope:
         if kind == "redirect":
             if link.anchor is None:
                 return self._named_out(url)
-        elif link.depth > self._config.depth >= 0:
+        elif link.depth > self.rules.depth >= 0:
             return "depth"
         return self._refuses(url, link.host, link.anchor or url)
 
     def admitted(self, depth: int, anchor: str, found: Iterable[FoundLink], refused: dict[str, int]) -> Iterator[tuple[str, str]]:
         """URL and host of those that belong to the crawl, at this depth; the others are counted in ``refused``, by rule."""
-        too_deep = 0 <= self._config.depth < depth
-        max_url, obey, outside, plain = self._config.max_url, self._obey, self._outside, self._plain
+        too_deep = 0 <= self.rules.depth < depth
+        max_url, obey, outside, plain = self.rules.max_url, self.rules.obey, self._outside, self._plain
         for one in found:
             url, host = one.url, one.host
             if one.nofollow and obey:
@@ -172,7 +164,7 @@ class Scope:
     def embeds(self, found: Iterable[FoundLink], refused: dict[str, int]) -> Iterator[tuple[str, str]]:
         """URL and host of what a page needs, wherever that is; the others are counted in ``refused``, by rule."""
         for one in found:
-            rule = "url_length" if len(one.url) > self._config.max_url else self._named_out(one.url)
+            rule = "url_length" if len(one.url) > self.rules.max_url else self._named_out(one.url)
             if rule is None:
                 yield one.url, one.host
             else:
@@ -180,14 +172,14 @@ class Scope:
 
     def _refuses(self, url: str, host: str, anchor: str) -> str | None:
         """What place, shape and expressions say."""
-        config = self._config
+        rules = self.rules
         if self._outside is not None and self._outside(url, host, anchor):
-            return config.scope
+            return rules.scope
         path = url.partition("?")[0]
         depth = path.count("/") - 2 - path.endswith("/")
-        if depth > config.max_path_depth > 0:
+        if depth > rules.max_path_depth > 0:
             return "path_depth"
-        if depth > config.max_repeated_segments > 0 and _repeats(path) > config.max_repeated_segments:
+        if depth > rules.max_repeated_segments > 0 and _repeats(path) > rules.max_repeated_segments:
             return "repeated_segments"
         if rule := self._named_out(url):
             return rule
@@ -201,8 +193,8 @@ class Scope:
             return rule
         if self._outside is None or not link.hops or (link.via and link.host == host_key(link.via)):
             return None
-        outside = _other_host if self._config.scope == "prefix" else self._outside
-        return self._config.scope if outside(link.url, link.host, link.anchor or link.url) else None
+        outside = _other_host if self.rules.scope == "prefix" else self._outside
+        return self.rules.scope if outside(link.url, link.host, link.anchor or link.url) else None
 
     def _named_out(self, url: str) -> str | None:
         """What the operator wants left out, wherever it stands."""
@@ -232,6 +224,10 @@ def _other_domain(url: str, host: str, anchor: str) -> bool:
 def _other_prefix(url: str, host: str, anchor: str) -> bool:
     home, folder = _place(anchor)
     return host != home or not url.startswith(folder, url.index("/", 8))
+
+
+_OUTSIDE: Final = {"host": _other_host, "domain": _other_domain, "prefix": _other_prefix}
+"""By ``scope``: whether a URL, at a host, stands elsewhere than an anchor."""
 
 
 @lru_cache(maxsize=_PLACES_MAX)

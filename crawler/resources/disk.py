@@ -13,7 +13,7 @@ import math
 import shutil
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from crawler.core.durable import storing
 from crawler.core.errors import RemoteError, StorageError
@@ -35,6 +35,14 @@ SCARCE_PATIENCE_S: Final = 60.0
 """How long even one fetch at a time may be too many."""
 
 logger: Final = logging.getLogger(__name__)
+
+
+class DiskRoom(NamedTuple):
+    """What is free on the disk of a folder, and what has to be."""
+
+    free_bytes: int
+    least_bytes: int
+    place: Path
 
 
 class Disk:
@@ -82,32 +90,23 @@ class Disk:
     def look(self) -> None:
         """Once. Raises StorageError when the disk has been low for too long, or cannot be asked: it is gone."""
         disks = self._disks()
-        self.free_bytes = min(free for free, _, _ in disks)
-        low = _low(disks)
-        if low is None:
+        self.free_bytes = min(disk.free_bytes for disk in disks)
+        if (low := _low(disks)) is None:
             self._low_since = None
             if Pause.DISK_LOW in self._dealing.pauses:
                 logger.info("disk: %d MiB free again; going on", self.free_bytes >> 20)
                 self._dealing.resume(Pause.DISK_LOW)
         else:
-            free, least, place = low
-            rule = "min_free_disk" if least == self._min_free_bytes else "a twentieth of that disk"
+            rule = "min_free_disk" if low.least_bytes == self._min_free_bytes else "a twentieth of that disk"
+            least = f"{rule} ({low.least_bytes >> 20} MiB)"
             if self._low_since is None:
                 self._low_since = self._clock()
             if Pause.DISK_LOW not in self._dealing.pauses:
-                logger.warning(
-                    "disk: %d MiB free at %s, less than %s (%d MiB); paused until there is more",
-                    free >> 20,
-                    place,
-                    rule,
-                    least >> 20,
-                )
+                said = "disk: %d MiB free at %s, less than %s; paused until there is more"
+                logger.warning(said, low.free_bytes >> 20, low.place, least)
                 self._dealing.pause(Pause.DISK_LOW)
-            full = StorageError(
-                f"the disk of {place} is full: less than {rule} ({least >> 20} MiB) has been free for too long; make room",
-                errno=errno.ENOSPC,
-            )
-            self._give_up_in_time(self._low_since, full)
+            full = f"the disk of {low.place} is full: less than {least} has been free for too long; make room"
+            self._give_up_in_time(self._low_since, StorageError(full, errno=errno.ENOSPC))
 
     async def recover(self, error: StorageError) -> None:
         """Wait until a failed write may be tried again. Raises the error if that is never, took too long, or the crawl drains."""
@@ -186,16 +185,16 @@ class Disk:
         else:
             self._dealing.limit(Limiter.SCARCE, self._out_max)
 
-    def _disks(self) -> list[tuple[int, int, Path]]:
-        """(free bytes, bytes that have to be free, where) of each disk. Raises StorageError."""
+    def _disks(self) -> list[DiskRoom]:
+        """Of each disk. Raises StorageError."""
         with storing(self._root):
             disk = self._root.stat().st_dev
-            found = [(shutil.disk_usage(self._root).free, self._min_free_bytes, self._root)]
+            found = [DiskRoom(shutil.disk_usage(self._root).free, self._min_free_bytes, self._root)]
             others = [folder for folder in self._folders if folder.exists() and folder.stat().st_dev != disk]
         for folder in others:
             with storing(folder):
                 size, _, free = shutil.disk_usage(folder)
-            found.append((free, max(min(self._min_free_bytes, size // FOLDER_SHARE), FREE_BYTES_MIN), folder))
+            found.append(DiskRoom(free, max(min(self._min_free_bytes, size // FOLDER_SHARE), FREE_BYTES_MIN), folder))
         return found
 
     def _count(self, error: StorageError) -> None:
@@ -213,7 +212,7 @@ class Disk:
             raise error
 
 
-def _low(disks: list[tuple[int, int, Path]]) -> tuple[int, int, Path] | None:
-    """That which lacks most of what has to be free; None if none lacks any."""
-    worst = min(disks, key=lambda disk: disk[0] - disk[1])
-    return worst if worst[0] < worst[1] else None
+def _low(disks: list[DiskRoom]) -> DiskRoom | None:
+    """The disk that lacks most of what has to be free; None if none lacks any."""
+    worst = min(disks, key=lambda disk: disk.free_bytes - disk.least_bytes)
+    return worst if worst.free_bytes < worst.least_bytes else None

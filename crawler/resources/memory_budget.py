@@ -336,7 +336,7 @@ def weight(done: Done) -> int:
     page = done.page
     head = head_bytes(page.headers) + len(page.request)
     told = (page.phrase, page.mime, page.charset, done.robots)  # by the head, which may have no more than that
-    texts = sum([text_bytes(text) for text in told if text])
+    texts = text_bytes("".join(filter(None, told)))
     links = sum([LINK_BYTES + link.text_bytes for link in done.outlinks])
     return OUTCOME_BYTES + page.memory_bytes + head + texts + links + (done.block.size if done.block is not None else 0)
 

@@ -1,7 +1,7 @@
-"""The budget at work: what every visit reserves, and what is done as memory nears its limit.
+"""What is done as memory nears its limit: fewer visits, caches emptied, visits given up, parsers begun anew, the crawl ended.
 
-Invariants: a visit begins with its worst case reserved. What the watch decides is carried out here and nowhere else. A visit
-that is given up for lack of memory does not count as an attempt.
+Invariants: what the watch decides is carried out here and nowhere else. A visit that is given up for lack of memory does not
+count as an attempt.
 """
 
 from __future__ import annotations

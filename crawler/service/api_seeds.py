@@ -144,8 +144,8 @@ class _Upload:
             raise Problem(503, "the crawler is ending; what is told here is committed", **told)
         self._accepted += len(chunk.links)
         self._invalid += len(chunk.faults)
-        for where, text, reason, _ in chunk.faults[: max(0, ERRORS_MAX - len(self._errors))]:
-            self._errors.append({"line": where.line, "text": text[:200], "reason": reason})
+        for fault in chunk.faults[: max(0, ERRORS_MAX - len(self._errors))]:
+            self._errors.append({"line": fault.input.line, "text": fault.text[:200], "reason": fault.reason})
         position = chunk.position if self._keep_position else None
         if chunk.links or chunk.faults or position:
             admitted = Admitted(chunk.links, chunk.faults, position, extras=chunk.extras)

@@ -6,13 +6,12 @@ is found. A link that came here by mistake is always sent on: perhaps it was thi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterator
 from typing import Final
 
 from msgspec.structs import replace
 
-from crawler.core.batch import FOREIGN, Batch, Prepared, found_in
+from crawler.core.batch import FOREIGN, Admitted, Prepared, Settled, found_in
 from crawler.core.keys import KEY_BYTES, Share
 from crawler.core.link_block import LinkBlock, encode_link
 from crawler.core.model import EXPANDED, Done, Link
@@ -66,14 +65,14 @@ class Parcels:
         parcels: dict[int, Packing] = {}
         if FOREIGN in prepared.verdicts:
             at = 0
-            for links, block, visit, is_again, is_of_page in _found_in(prepared.batch):
+            for links, block, source in found_in(prepared.batch):
                 foreign = [link for link, verdict in zip(links, prepared.verdicts[at:], strict=False) if verdict == FOREIGN]
-                if is_again:
+                if isinstance(source, Settled) and source.lease.link.kind in EXPANDED:  # a line that named it has its row
                     foreign = [replace(link, input=None, listed=None, extra=None) for link in foreign]
                 at += len(links) + len(block or ())
-                lately = _NOTHING_SENT if self._sends_on and not is_of_page else self._sent
+                lately = _NOTHING_SENT if self._sends_on and isinstance(source, Admitted) else self._sent
                 for to, piece in self._pieces(foreign, block, lately).items():
-                    piece.visited_at, piece.was_redirected = visit
+                    piece.visited_at, piece.was_redirected = _visited_at(source), source.was_redirected
                     _pack(parcels, to).add(piece)
                     if parcels[to].size > PARCEL_BYTES_MAX:
                         yield to, parcels.pop(to)
@@ -126,14 +125,9 @@ def _pack(parcels: dict[int, Packing], to: int) -> Packing:
     return packing
 
 
-def _found_in(batch: Batch) -> Iterator[tuple[Sequence[Link], LinkBlock | None, tuple[float, bool], bool, bool]]:
-    """As ``found_in``; what a ``Piece`` says of their visit; whether it was so for its links alone (a line that named it
-    has its row); and whether it was so now."""
-    visits = [
-        ((settled.outcome.page.fetched_at, settled.was_redirected), settled.lease.link.kind in EXPANDED, True)
-        for settled in batch.settled
-        if isinstance(settled.outcome, Done)
-    ]
-    admitted = [((each.visited_at, each.was_redirected), False, False) for each in batch.admitted]
-    for (links, block), of_page in zip(found_in(batch), chain(visits, admitted), strict=True):
-        yield links, block, *of_page
+def _visited_at(source: Settled | Admitted) -> float:
+    """When the page was visited that links are of, seconds since the epoch; 0.0: they are of none."""
+    if isinstance(source, Admitted):
+        return source.visited_at
+    assert isinstance(source.outcome, Done)
+    return source.outcome.page.fetched_at

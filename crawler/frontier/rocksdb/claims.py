@@ -16,9 +16,8 @@ from crawler.core.errors import StorageError
 from crawler.core.keys import HOST_BYTES, Keys
 from crawler.core.link_block import decode_link
 from crawler.core.model import Known, Lease, Link
-from crawler.frontier.admission import is_robots_visit
 from crawler.frontier.bundle import BUNDLE, Bundle, decode_bundle, place_key
-from crawler.frontier.counters import LINE_ENDED, RECORDED, RECRAWL, land
+from crawler.frontier.counters import RECORDED, land
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import (
     LAST,
@@ -45,7 +44,7 @@ _NONE: Final[dict[bytes, int]] = {}
 
 
 class Bundles:
-    """Those with links out, as the store has them, as far as ``bytes_max`` goes: the others are read again. The bench may have
+    """Bundles with links out, as the store has them, as far as ``bytes_max`` goes: the others are read again. The bench may have
     links of thousands, each of 10 KiB."""
 
     _ENTRY_BYTES: Final = 500
@@ -233,7 +232,7 @@ class Claims:
         """Only made where they are needed: under a depth limit, and for links settled before."""
         return [
             key[:8] + self._keys_by.url(link.url.encode())
-            if (self.lowered is not None or flags & RECORDED) and not is_robots_visit(link)
+            if (self.lowered is not None or flags & RECORDED) and link.kind != "robots"
             else b""
             for (flags, link), (key, _, _) in zip(links, taken, strict=True)
         ]
@@ -255,26 +254,25 @@ class Claims:
         since = self._opened_at if self._upstream is None else max(self._opened_at, self._upstream.taken_at[key[0]])
         earliest = since + self._rest(link.host) if record.since <= since else None
         crashes = self.suspects.get(key, 0) if self.suspects else 0
-        told = {"recrawl": flags & RECRAWL > 0, "line_has_ended": flags & LINE_ENDED > 0}
-        return record.lease(link, key, known, crashes=crashes, earliest=earliest, **told)
+        return record.lease(link, key, known, flags, crashes=crashes, earliest=earliest)
 
     # -- coming back ----------------------------------------------------------------------------------------------
 
     def give_back(self, leases: Collection[Lease]) -> None:
-        """These are out no more, and wait again."""
+        """Leases that were not visited: their links wait again."""
         for lease in leases:
             self._passed.pop(lease.key[:HOST_BYTES], None)
         self.release(leases)
 
     def release(self, leases: Collection[Lease]) -> None:
-        """These are out no more, and their entries are gone."""
+        """Leases that are out no more; unless they were given back, their entries are gone from the queue."""
         free = []
         for lease in leases:
             host = lease.key[:HOST_BYTES]
             out = self._out.get(host)
             if out is not None and lease.key in out:
                 del out[lease.key]
-                if self.lowered is not None and not is_robots_visit(lease.link):
+                if self.lowered is not None and lease.link.kind != "robots":
                     land(self.flying, host + self._keys_by.url(lease.link.url.encode()))
                 if not out:
                     del self._out[host]
@@ -298,11 +296,11 @@ class Claims:
                 self.bundles.put(key, bundle)
 
     def hold(self, leases: Sequence[Lease]) -> None:
-        """These are out (claimed before the database was opened anew); those that wait no more are left out."""
+        """Leases that were claimed before the database was opened anew are still out; but not where the link waits no more."""
         links = {lease.key: lease.link for lease in leases}
         for key, flags in self.waiting(links).items():
             self._out.setdefault(key[:HOST_BYTES], {})[key] = flags
-            if self.lowered is not None and not is_robots_visit(links[key]):
+            if self.lowered is not None and links[key].kind != "robots":
                 self.flying[key[:HOST_BYTES] + self._keys_by.url(links[key].url.encode())] += 1
 
     def bundles_of(self, keys: Iterable[bytes]) -> dict[bytes, Bundle]:
@@ -312,7 +310,7 @@ class Claims:
         return {key: bundle for key, bundle in found.items() if bundle is not None} | self._read_bundles(missing)
 
     def waiting(self, keys: Iterable[bytes]) -> dict[bytes, int]:
-        """Those of these leases' keys that stand in the queue, with their flags."""
+        """Of these keys of leases, those that stand in the queue, with their flags."""
         keys = list(keys)
         bundles = self._read_bundles(sorted({key[:QUEUE_KEY_BYTES] for key in keys if len(key) > QUEUE_KEY_BYTES}))
         single = sorted(key for key in keys if len(key) == QUEUE_KEY_BYTES)

@@ -23,7 +23,7 @@ grows and every lane knows where its first link is, so that no scan walks over w
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import Struct, field
 from msgspec.msgpack import Decoder, Encoder
@@ -131,6 +131,14 @@ class HostRecord(HostState):
 
     def ready_key(self, host: bytes) -> bytes | None:
         return pack_time(self.ready_at) + host if self.lanes else None
+
+
+class StoredPage(NamedTuple):
+    """A settled URL, and how it stands in ``page``."""
+
+    key: bytes
+    flags: int
+    known: Known
 
 
 _pages = Decoder(Known)

@@ -62,7 +62,7 @@ class MovingStore:
 
     def __init__(self, path: Path, secret: int | None, keys_of: Callable[[int], Keys]) -> None:
         """``secret``: the crawl's, where it is known."""
-        self._database = open_database(path, MEMORY_BYTES, None)
+        self._database = open_database(path, MEMORY_BYTES)
         self.secret = _named(self._database, secret)
         self._keys_by = keys_of(self.secret)
 

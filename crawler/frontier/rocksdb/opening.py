@@ -27,7 +27,7 @@ _BEING_MADE: Final = "the frontier store is not made yet: this crawl has just be
 _DAMAGED: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
-def open_database(path: Path, memory_bytes: int, files_max: int | None, *, read_only: bool = False) -> Database:
+def open_database(path: Path, memory_bytes: int, *, read_only: bool = False) -> Database:
     """StorageError, with the path, where it cannot be opened; ``final`` where it is damaged. LackError: no threads are left."""
     if not Database.was_opened:  # its threads stay
         try_threads(STORE_THREADS)
@@ -42,7 +42,7 @@ def open_database(path: Path, memory_bytes: int, files_max: int | None, *, read_
             synced = 0
         if synced and not read_only:
             _look(path, memory_bytes, synced)
-        files_max = files_max or (files_max_to_read(path) if read_only else files_max_default())
+        files_max = files_max_to_read(path) if read_only else files_max_default()
         try:
             database = Database(path, memory_bytes, files_max, read_only)
             return _not_before(synced, database) if read_only else database

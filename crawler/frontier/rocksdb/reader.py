@@ -155,21 +155,9 @@ class RocksReader:
         """Seed sources and their positions."""
         return self._ask(Facts.positions)
 
-    def identity(self) -> bytes | None:
-        """Which crawl this is, as its owner wrote it."""
-        return self._ask(Facts.identity)
-
-    def secret(self) -> int:
-        """The seed of the crawl's fingerprints."""
-        return self._ask(Facts.secret)
-
     def stats(self) -> Counts:
         """The totals."""
         return self._ask(Facts.state).counts
-
-    def clock(self) -> float:
-        """Crawl clock of the commit shown."""
-        return self._ask(Facts.state).now
 
     def verify(self) -> Iterator[StorageError]:
         """Read every entry, so that every checksum is looked at; what is damaged. A writer at work may keep us from some."""
@@ -209,7 +197,7 @@ def _open(path: Path, group_of: GroupOf | None) -> tuple[Database, Facts]:
         time.sleep(0.01 * attempt)
         before = manifest(path)
         try:
-            database = open_database(path, MEMORY_BYTES, None, read_only=True)
+            database = open_database(path, MEMORY_BYTES, read_only=True)
         except StorageError as error:
             if before == manifest(path):
                 raise

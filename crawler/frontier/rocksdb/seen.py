@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
-from crawler.core.model import Known
 from crawler.frontier.admission import FRUITFUL
 from crawler.frontier.cache import GenerationCache
 from crawler.frontier.rocksdb.database import Database
-from crawler.frontier.rocksdb.layout import REVIVED, decode_page, decode_seen
+from crawler.frontier.rocksdb.layout import REVIVED, StoredPage, decode_page, decode_seen
 from crawler.frontier.selection import LOOKED_AT, Selection
 
 CHOSEN_MAX: Final = 1000
@@ -42,7 +41,7 @@ class Seen:
         return known | read
 
     def note(self, depths: Mapping[bytes, int]) -> None:
-        """These were committed."""
+        """Least depths of URLs that were committed."""
         self._recent.update(depths)
 
     def retrying(self, keys: Collection[bytes]) -> dict[bytes, tuple[int, bool]]:
@@ -50,51 +49,51 @@ class Seen:
         return {key: decode_seen(value) for key, value in self._found("seen", keys)}
 
     def fruitful(self, keys: Collection[bytes]) -> set[bytes]:
-        """Those that were settled and may have had outlinks."""
+        """Of these URLs, the settled ones that may have had outlinks."""
         return {key for key, value in self._found("page", keys) if decode_page(value)[1].outcome in FRUITFUL}
 
-    def settled(self, which: Selection, after: bytes, prefix: bytes) -> tuple[list[tuple[bytes, int, Known]], bytes | None]:
-        """URLs (key, flags, record) behind the key ``after`` that are meant and do not wait again, and the last key looked at;
+    def settled(self, which: Selection, after: bytes, prefix: bytes) -> tuple[list[StoredPage], bytes | None]:
+        """URLs behind the key ``after`` that are meant and do not wait again, and the last key looked at;
         None if there are no more. Their keys begin with ``prefix``. (robots.txt is asked for when it is due.)"""
         entries = self._database.scan("page", start=max(prefix, after + b"\0" if after else b""))
-        chosen: list[tuple[bytes, int, Known]] = []
+        chosen: list[StoredPage] = []
         left = CHOSEN_BYTES_MAX
         for looked_at, (key, value) in enumerate(entries, 1):
             if not key.startswith(prefix):
                 break
-            flags, known = decode_page(value)
-            if not flags & REVIVED and known.link.kind != "robots" and which.takes(known):
-                chosen.append((key, flags, known))
+            page = StoredPage(key, *decode_page(value))
+            if not page.flags & REVIVED and page.known.link.kind != "robots" and which.takes(page.known):
+                chosen.append(page)
                 left -= len(value)
             if looked_at == LOOKED_AT or len(chosen) == CHOSEN_MAX or left <= 0:
                 return chosen, key
         return chosen, None
 
     def forget(self, keys: Iterable[bytes]) -> None:
-        """These are known no more."""
+        """These URLs are known no more."""
         for key in keys:
             self._recent.discard(key)
 
     def clear(self) -> None:
-        """They may have been changed by others."""
+        """Forget all: others may have changed what is stored."""
         self._recent.clear()
 
-    def slice(self, start: bytes, limit: int) -> tuple[list[tuple[bytes, int, Known]], bytes | None]:
-        """Settled URLs (key, flags, record) from the key ``start`` on, so many or of CHOSEN_BYTES_MAX, and where to go on; None:
+    def slice(self, start: bytes, limit: int) -> tuple[list[StoredPage], bytes | None]:
+        """Settled URLs from the key ``start`` on, so many or of CHOSEN_BYTES_MAX, and where to go on; None:
         there are no more."""
-        found: list[tuple[bytes, int, Known]] = []
+        found: list[StoredPage] = []
         left = CHOSEN_BYTES_MAX
         for key, value in self._database.scan("page", start=start):
-            found.append((key, *decode_page(value)))
+            found.append(StoredPage(key, *decode_page(value)))
             left -= len(value)
             if len(found) == limit or left <= 0:
                 return found, key + b"\0"
         return found, None
 
-    def pages(self, keys: Collection[bytes]) -> dict[bytes, tuple[int, Known]]:
-        """(flags, record) of those that are settled and do not wait again."""
-        pages = {key: decode_page(value) for key, value in self._found("page", keys)}
-        return {key: page for key, page in pages.items() if not page[0] & REVIVED}
+    def pages(self, keys: Collection[bytes]) -> dict[bytes, StoredPage]:
+        """Those that are settled and do not wait again, by key."""
+        pages = (StoredPage(key, *decode_page(value)) for key, value in self._found("page", keys))
+        return {page.key: page for page in pages if not page.flags & REVIVED}
 
     def queries(self, paths: Collection[bytes]) -> dict[bytes, int]:
         """Different query strings so far, by the key of the URL before its question mark."""

@@ -10,12 +10,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from crawler.core import urls
 from crawler.core.batch import Batch, Prepared
 from crawler.core.errors import StorageError
 from crawler.core.keys import HOST_BYTES, Share
 from crawler.core.model import Known, Lease, Mark, Retry
-from crawler.core.urls import host_key
+from crawler.core.urls import host_key, origin
 from crawler.frontier.admission import (
     Ask,
     Decided,
@@ -26,7 +25,6 @@ from crawler.frontier.admission import (
     is_own_visit,
     is_robots_record,
     is_robots_txt,
-    is_robots_visit,
 )
 from crawler.frontier.progress import Tally
 from crawler.frontier.recrawl import RecrawlOrder, is_behind
@@ -41,6 +39,7 @@ from crawler.frontier.rocksdb.layout import (
     REVIVED,
     SCHEDULED,
     SUSPECT,
+    StoredPage,
     decode_orders,
     decode_page,
     encode,
@@ -68,20 +67,18 @@ class RocksStore(Facts):
         now: float,
         rest: Callable[[str], float],
         memory_bytes: int,
-        files_max: int | None,
         share: Share | None,
         upstream: Upstream | None = None,
     ) -> None:
         self._path, self._limits, self._rest, self._share, self._upstream = path, limits, rest, share, upstream
-        self._memory_bytes, self._files_max = memory_bytes, files_max
-        self._opened_at = now
+        self._memory_bytes, self._opened_at = memory_bytes, now
         self.removed = 0
         self._open()
 
     @translated
     def _open(self) -> None:
         share = self._memory_bytes // 12  # nine are for the block cache and write buffers
-        database = open_database(self._path, 9 * share, self._files_max)
+        database = open_database(self._path, 9 * share)
         try:
             of = self._share
             schema = make_schema(database, read_schema(database), of.secret if of is not None else None)
@@ -183,7 +180,7 @@ class RocksStore(Facts):
         aside: list[tuple[bytes, Known]] = []
         for settled, key, record in zip(prepared.batch.settled, prepared.settled, known, strict=True):
             lease = settled.lease
-            if is_robots_visit(lease.link):
+            if lease.link.kind == "robots":
                 if record is not None and is_robots_txt(lease.link):
                     aside.append((key, record))
                 record = None
@@ -230,9 +227,9 @@ class RocksStore(Facts):
         host, robots, meta = (self._database.handle(name) for name in ("host", "robots", "meta"))
         for path, count in prepared.judged.queries.items():
             put(path, count.to_bytes(4, "big"), host)
-        for origin, record in batch.robots.items():
-            if self._owns(origin):
-                put(origin.encode(), record, robots)
+        for of, record in batch.robots.items():
+            if self._owns(of):
+                put(of.encode(), record, robots)
         for name, mark in marks.items():
             put(file_key(MARK, name), encode(mark), meta)
         for name, last in batch.retired.items():
@@ -291,10 +288,10 @@ class RocksStore(Facts):
                 tx.promote(key, value)
                 continue
             tx.void(key)
-            flags, known = pages.get(page_key, (0, None))
-            if known is not None and known.due is not None and pack_time(known.due) == key[:8]:
+            page = pages.get(page_key)
+            if page is not None and page.known.due is not None and pack_time(page.known.due) == key[:8]:
                 del pages[page_key]  # or it would wait twice
-                tx.revive(page_key, flags, known, recrawl_at=known.due)
+                tx.revive(*page, recrawl_at=page.known.due)
         self._write(tx, self._state.now, self._state.wall, sync=False)
 
     @translated
@@ -320,13 +317,13 @@ class RocksStore(Facts):
         if not chosen:
             return Step(0, frozenset(), rest)
         tx = self._transaction(chosen)
-        for key, flags, known in chosen:
-            tx.revive(key, flags, known)
-        cleared = self._clear(tx, (robots_key(urls.origin(known.link.url)) for _, _, known in chosen))
+        for page in chosen:
+            tx.revive(*page)
+        cleared = self._clear(tx, (robots_key(origin(page.known.link.url)) for page in chosen))
         self._write(tx, self._state.now, self._state.wall, sync=True)
         for key in cleared:
             self._claims.suspects.pop(key, None)
-        return Step(len(chosen), frozenset(known.link.host for _, _, known in chosen), rest)
+        return Step(len(chosen), frozenset(page.known.link.host for page in chosen), rest)
 
     @translated
     def remove_some(self, which: Selection, after: bytes = b"") -> Step:
@@ -334,32 +331,33 @@ class RocksStore(Facts):
         if not chosen:
             return Step(0, frozenset(), rest)
         tx = self._transaction(chosen)
-        for key, flags, known in chosen:
-            tx.remove(key, flags, known)
+        for page in chosen:
+            tx.remove(*page)
         self._write(tx, self._state.now, self._state.wall, sync=True)
-        self.removed += sum(not flags & NO_PAGE for _, flags, _ in chosen)
-        self._seen.forget([key for key, _, _ in chosen])
-        return Step(len(chosen), frozenset(known.link.host for _, _, known in chosen), rest)
+        self.removed += sum(not page.flags & NO_PAGE for page in chosen)
+        self._seen.forget([page.key for page in chosen])
+        return Step(len(chosen), frozenset(page.known.link.host for page in chosen), rest)
 
-    def _chosen(self, which: Selection, after: bytes) -> tuple[list[tuple[bytes, int, Known]], bytes | None]:
+    def _chosen(self, which: Selection, after: bytes) -> tuple[list[StoredPage], bytes | None]:
         if which.url is not None:
-            found = self._seen.settled(which, b"", self._keys_by.of(host_key(which.url), which.url))
+            pages, last = self._seen.settled(which, b"", self._keys_by.of(host_key(which.url), which.url))
         else:
-            found = self._seen.settled(which, after, self._prefix(which))
-        return [one for one in found[0] if self._decides(one[0])], found[1]  # a working copy may have more
+            pages, last = self._seen.settled(which, after, self._prefix(which))
+        return [page for page in pages if self._decides(page.key)], last  # a working copy may have more
 
     def _prefix(self, which: Selection) -> bytes:
         if which.host is not None:
             return self._keys_by.host(which.host)
         return b"" if which.slot is None else bytes((which.slot,))
 
-    def _transaction(self, chosen: Sequence[tuple[bytes, int, Known]]) -> Transaction:
-        names = {key[:HOST_BYTES]: known.link.host for key, _, known in chosen}
+    def _transaction(self, chosen: Iterable[StoredPage]) -> Transaction:
+        """Between two commits, over these."""
+        names = {page.key[:HOST_BYTES]: page.known.link.host for page in chosen}
         return Transaction(self._ledger, self._limits.depth_limited, self._state.now, names)
 
     @translated
     def order(self, order: RecrawlOrder) -> None:
-        tx = Transaction(self._ledger, self._limits.depth_limited, self._state.now, {})
+        tx = self._transaction(())
         if not order.every:
             self._ledger.tally.changes.clear()
         self._put_orders(tx, [*self.orders(), order])
@@ -376,17 +374,15 @@ class RocksStore(Facts):
         order, place = orders[0], orders[0].which.place
         of_host = self._keys_by.host(place) if place is not None else b""
         found, behind = self._seen.slice(max(order.start, of_host), pages)
-        if found and not found[-1][0].startswith(of_host):
-            found, behind = [one for one in found if one[0].startswith(of_host)], None
-        chosen = [(key, flags, known) for key, flags, known in found if not flags & REVIVED and order.chooses(known)]
-        chosen = [one for one in chosen if self._decides(one[0])]
-        names = {key[:HOST_BYTES]: known.link.host for key, _, known in chosen}
-        tx = Transaction(self._ledger, self._limits.depth_limited, self._state.now, names)
-        for key, flags, known in chosen:
+        if found and not found[-1].key.startswith(of_host):
+            found, behind = [page for page in found if page.key.startswith(of_host)], None
+        chosen = [page for page in found if not page.flags & REVIVED and order.chooses(page.known) and self._decides(page.key)]
+        tx = self._transaction(chosen)
+        for page in chosen:
             if order.every:
-                tx.schedule(key, flags, order.scheduled(known))
+                tx.schedule(page.key, page.flags, order.scheduled(page.known))
             else:
-                tx.revive(key, flags, known, recrawl_at=order.at)
+                tx.revive(*page, recrawl_at=order.at)
         self._put_orders(tx, [*order.rest(behind), *orders[1:]])
         self._write(tx, self._state.now, self._state.wall, sync=False)  # a write that is lost is made again
         return len(chosen)
@@ -396,14 +392,13 @@ class RocksStore(Facts):
 
     @translated
     def hasten(self, modified: Mapping[str, float]) -> int:
-        keys = {self._keys_by.of(urls.host_key(url), url): at for url, at in modified.items()}
-        pages = self._seen.pages(keys)
-        chosen = {key: page for key, page in pages.items() if self._decides(key) and is_behind(page[1], keys[key])}
+        keys = {self._keys_by.of(host_key(url), url): at for url, at in modified.items()}
+        pages = self._seen.pages(keys).values()
+        chosen = [page for page in pages if self._decides(page.key) and is_behind(page.known, keys[page.key])]
         if chosen:
-            names = {key[:HOST_BYTES]: known.link.host for key, (_, known) in chosen.items()}
-            tx = Transaction(self._ledger, self._limits.depth_limited, self._state.now, names)
-            for key, (flags, known) in chosen.items():
-                tx.revive(key, flags, known, recrawl_at=self._state.now)
+            tx = self._transaction(chosen)
+            for page in chosen:
+                tx.revive(*page, recrawl_at=self._state.now)
             self._write(tx, self._state.now, self._state.wall, sync=False)
         return len(chosen)
 

@@ -59,7 +59,7 @@ class Hosts:
         return len(self._recent)
 
     def load(self, hosts: Iterable[bytes]) -> dict[bytes, HostRecord]:
-        """Those that exist."""
+        """The records of these hosts, as far as there are any."""
         records: dict[bytes, HostRecord] = {}
         missing = []
         for host in hosts:
@@ -78,7 +78,7 @@ class Hosts:
         self._recent[host] = record
 
     def forget(self) -> None:
-        """They may have been changed by others."""
+        """Forget all: others may have changed what is stored."""
         self._recent.clear()
 
 

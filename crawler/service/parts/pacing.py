@@ -46,8 +46,18 @@ class _Shared:
     def wanted(self) -> list[float]:
         return paced(self.limit, self._used, self._waits)
 
-    def free(self) -> float:
-        return max(0.0, self.limit - sum(self.shares))
+    def lower(self, wanted: list[float]) -> list[float]:
+        """The shares, but no larger than is wanted."""
+        return list(map(min, wanted, self.shares))
+
+    def higher(self, wanted: list[float]) -> list[float]:
+        """The shares, raised to what is wanted, one after the other, as far as something is free."""
+        free, shares = max(0.0, self.limit - sum(self.shares)), list(self.shares)
+        for part, share in enumerate(shares):
+            more = min(max(0.0, wanted[part] - share), free)
+            free -= more
+            shares[part] = share + more
+        return shares
 
 
 class Pacing:
@@ -93,17 +103,8 @@ class Pacing:
             rate.note(part, requests, for_rate, seconds)
             bandwidth.note(part, received, for_bandwidth, seconds)
         rates, bandwidths = rate.wanted(), bandwidth.wanted()
-        lower = [(min(a, b), min(c, d)) for a, b, c, d in zip(rates, rate.shares, bandwidths, bandwidth.shares, strict=True)]
-        await self._put(ask, rate, bandwidth, lower)
-        higher, free = list(zip(rate.shares, bandwidth.shares, strict=True)), [rate.free(), bandwidth.free()]
-        for part in range(self._parts):
-            more = [
-                min(max(0.0, rates[part] - rate.shares[part]), free[0]),
-                min(max(0.0, bandwidths[part] - bandwidth.shares[part]), free[1]),
-            ]
-            free = [free[0] - more[0], free[1] - more[1]]
-            higher[part] = (rate.shares[part] + more[0], bandwidth.shares[part] + more[1])
-        await self._put(ask, rate, bandwidth, higher)
+        await self._put(ask, rate, bandwidth, list(zip(rate.lower(rates), bandwidth.lower(bandwidths), strict=True)))
+        await self._put(ask, rate, bandwidth, list(zip(rate.higher(rates), bandwidth.higher(bandwidths), strict=True)))
 
     async def _put(self, ask: Ask, rate: _Shared, bandwidth: _Shared, shares: list[tuple[float, float]]) -> None:
         """Have parts keep to these shares. One that may have taken a larger one counts with it, whatever it has answered. Limits

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from crawler.core.batch import Admitted
 from crawler.core.link_block import decode_link, encode_link
-from crawler.core.model import Input
+from crawler.core.model import Input, LineFault
 
 
 class _Words(msgspec.Struct, array_like=True):
     links: list[bytes]
     """As ``encode_link`` makes them."""
-    faults: list[tuple[Input, str, str, Any]]
+    faults: list[LineFault]
     position: tuple[str, bytes] | None
     extras: list[tuple[Input, str]]
 

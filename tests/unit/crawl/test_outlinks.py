@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from crawler.config.sections import ScopeConfig
 from crawler.core.domains import domain_of
@@ -59,10 +60,11 @@ def test_as_one_by_one(parts, config, obey, depth, anchor, by_domain):
     options = Options("bot")
     found = outlinks(body, PAGE, "text/html", "utf-8", [], options)
     refused, anchor = dict(found.refused), anchor or PAGE
-    admitted = list(Scope(config, obey=obey).admitted(depth + 1, anchor, found.links, refused))
+    rules = replace(ScopeRules.of(config), obey=obey)
+    admitted = list(Scope(rules).admitted(depth + 1, anchor, found.links, refused))
     links = [Link(url, host, "link", depth + 1, via=PAGE, tag="t", anchor=anchor) for url, host in admitted]
 
-    reading = encode(ReadingOptions(options, ScopeRules.of(config, obey=obey), SECRET, True, by_domain=by_domain))
+    reading = encode(ReadingOptions(options, rules, SECRET, True, by_domain=by_domain))
     keys_by = Keys(SECRET, domain_of if by_domain else None)
     made = packed(body, PAGE, "text/html", "utf-8", [], depth + 1, anchor, reading)
     blocks = [block_of(columns, page) for columns in made.parts]

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 from support.stores import link
 
 from crawler.core.batch import Admitted, HostRest, Settled
-from crawler.core.model import Dropped, Input, Known, Lease
+from crawler.core.model import Dropped, Input, Known, Lease, LineFault
 from crawler.frontier.batch import LINKS_BYTES_MAX, OpenBatch
 
 LONG = "\N{EARTH GLOBE EUROPE-AFRICA}" * (16 << 10)
@@ -41,7 +41,7 @@ def test_a_batch_of_long_lines_is_full_with_few(what: str) -> None:
             batch.admit(Admitted((lease(n).link,)))
         else:
             text, extras = (LONG, {}) if what == "faults" else ("", {line(n): LONG})
-            batch.admit(Admitted((), ((line(n), text, "json", None),), extras=extras))
+            batch.admit(Admitted((), (LineFault(line(n), text, "json", None),), extras=extras))
     assert n == LINES / 10
     failed, batch = batch, OpenBatch()
     batch.prepend(failed)

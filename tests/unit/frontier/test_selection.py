@@ -9,7 +9,7 @@ from support.stores import TIMEOUT, Driver, done, link, names, pack
 
 from crawler.core.batch import KNOWN, NEW, Admitted, Batch
 from crawler.core.keys import Keys
-from crawler.core.model import Input, Known, Link
+from crawler.core.model import Input, Known, LineFault, Link
 from crawler.frontier import progress
 from crawler.frontier.progress import LIST, TAG, Tally
 from crawler.frontier.selection import LOOKED_AT, Selection
@@ -152,7 +152,7 @@ def test_what_another_part_has_counted_is_less_than_nothing_where_it_is_undone()
 def test_each_line_of_a_list_ends_once(driver: Driver) -> None:
     """Through its redirects; a duplicate and an invalid line at once."""
     lines = [listed("a/0", 1), listed("a/1", 2), listed("a/0", 3), listed("a/3", 4)]
-    fault = (Input("mine", 5), "ftp://", "scheme", "bad")
+    fault = LineFault(Input("mine", 5), "ftp://", "scheme", "bad")
     driver.now += 1
     driver.make_true(driver.store.prepare(Batch([], [Admitted(tuple(lines), (fault,))], {}, {}, driver.now, 1.0)))
     assert driver.store.progress(LIST) == {"mine": Tally(5, {"skipped": 1, "invalid_url": 1})}

@@ -11,7 +11,7 @@ from support.stores import NO_PAGE, REST, TIMEOUT, Driver, done, link, names, pa
 from crawler.core.batch import EXPAND, FOREIGN, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Admitted, Batch, HostRest, Settled
 from crawler.core.errors import StorageError
 from crawler.core.keys import SLOTS, Keys, Share
-from crawler.core.model import Done, Dropped, Input, Known, Lease, Link, Mark
+from crawler.core.model import Done, Dropped, Input, Known, Lease, LineFault, Link, Mark
 from crawler.frontier.admission import Decided
 from crawler.frontier.bundle import URLS_BYTES_MAX
 from crawler.frontier.host_state import CRASHES_MAX
@@ -356,7 +356,7 @@ def test_a_sitemap_of_another_site_is_tried_again_when_it_fails(driver: Driver) 
 
 
 def test_lines_that_are_no_url_of_their_own_are_counted(driver: Driver) -> None:
-    fault = (Input("list", 9), "no URL", "syntax", None)
+    fault = LineFault(Input("list", 9), "no URL", "syntax", None)
 
     def commit(*names: str, faults: int) -> None:
         driver.now += 0.001

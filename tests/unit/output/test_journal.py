@@ -20,7 +20,7 @@ from support.pages import WALL, Crawl, seed, visit
 from crawler.core import urls
 from crawler.core.batch import Settled
 from crawler.core.errors import FetchError, StorageError
-from crawler.core.model import Done, Dropped, Input, Known, Link, Retry
+from crawler.core.model import Done, Dropped, Input, Known, LineFault, Link, Retry
 from crawler.frontier.recrawl import RecrawlOrder
 from crawler.output.archive import open_body
 from crawler.output.results import FIELDS, body_ref, row_at
@@ -226,7 +226,7 @@ def test_a_redirect_that_is_followed_no_more_takes_the_line_back(crawl):
 
 
 def test_lines_known_already_and_lines_that_are_no_url(crawl):
-    faults = [(Input("list.txt", 3), "http://user:secret@[", "syntax", "t")]
+    faults = [LineFault(Input("list.txt", 3), "http://user:secret@[", "syntax", "t")]
     crawl.commit(links=[seed(A, 1), seed(A, 2, given="http://A.example.org")], faults=faults)
     duplicate, invalid = crawl.rows()
     assert (duplicate["url"], duplicate["canonical"], duplicate["reason"]) == ("http://A.example.org", A, "duplicate")
@@ -407,7 +407,7 @@ def run_out(crawl, judge, web, dice, lines=()):
         links = [
             seed(NAMES[what], line, given=as_listed(what), extra=f'{{"id":{line}}}') for line, what in chunk if what != "invalid"
         ]
-        faults = [(Input("list.txt", line), "no url", "syntax", None) for line, what in chunk if what == "invalid"]
+        faults = [LineFault(Input("list.txt", line), "no url", "syntax", None) for line, what in chunk if what == "invalid"]
         extras = {where: f'{{"id":{where.line}}}' for where, *_ in faults}
         if dice.random() < 0.2:
             crawl.journal.append(crawl.prepare(settled, links, faults, extras))
@@ -505,7 +505,7 @@ def test_bytes_written_count_from_the_opening(tmp_path):
     first.journal.close()
     again = Crawl(tmp_path, store=first.store)
     before = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
-    prepared = again.prepare(links=[seed("http://b.example/", 2)], faults=[(Input("list", 3), "x", "syntax", None)])
+    prepared = again.prepare(links=[seed("http://b.example/", 2)], faults=[LineFault(Input("list", 3), "x", "syntax", None)])
     again.store.commit(prepared, *again.journal.write(prepared))
     again.journal.committed()
     grown = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) - before

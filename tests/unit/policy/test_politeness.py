@@ -27,7 +27,8 @@ UNKNOWN = HostRest(0.0)
 
 
 def rest_after(outcome: Outcome, host: HostRest = UNKNOWN, link: Link = LINK, **settings: float) -> float:
-    return politeness(**({"delay_s": 1.0, "backoff_max_s": 300.0} | settings)).after(link, outcome, host, NOW).due - NOW
+    polite = politeness(**({"delay_s": 1.0, "backoff_max_s": 300.0} | settings))
+    return polite.after(link, outcome, host, NOW, polite.pause(link)).due - NOW
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def given_up(*outcomes: Outcome, **settings: int) -> int | None:
     """After which of these visits in a row, from 1; None: it is not."""
     polite, host = politeness(**settings), HostRest(NOW)
     for count, outcome in enumerate(outcomes, 1):
-        host = polite.after(LINK, outcome, host, NOW)
+        host = polite.after(LINK, outcome, host, NOW, polite.pause(LINK))
         if host.down is not None:
             return count
     return None
@@ -144,7 +145,7 @@ def test_only_signs_of_the_host_in_a_row_give_it_up_and_no_rest_is_ever_shortene
     polite = politeness(1.0, jitter=lambda: jitter, backoff_max_s=60.0, host_failures=host_failures)
     host, now, in_a_row, ever = HostRest(NOW), NOW, 0, False
     for outcome in history:
-        before, host = host, polite.after(LINK, outcome, host, now)
+        before, host = host, polite.after(LINK, outcome, host, now, polite.pause(LINK))
         sign = "silent" if isinstance(outcome, Unvisited) else outcome.sign
         ever |= sign in ("alive", "busy", "mute")
         in_a_row = 0 if sign in ("alive", "busy", "mute") else in_a_row + (sign in ("failed", "gone"))

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from crawler.config.sections import ScopeConfig
 from crawler.core.domains import domain_of
 from crawler.core.model import Link
 from crawler.core.urls import host_key
-from crawler.policy.scope import RULES, Scope
+from crawler.policy.scope import RULES, Scope, ScopeRules
 
 SEED = "http://www.example.co.uk/docs/start?x=/y/"
 
@@ -152,7 +153,7 @@ def found(url: str, **flags: bool) -> Seen:
 def admitted(at_depth: int, anchor: str, links: list[Seen], obey: bool = True, **config: Any) -> tuple[list[str], dict[str, int]]:
     """The URLs of a page's links that belong to the crawl, and the counts of the others."""
     refused: dict[str, int] = {}
-    belonging = list(Scope(ScopeConfig(**config), obey=obey).admitted(at_depth, anchor, links, refused))
+    belonging = list(Scope(replace(ScopeRules.of(ScopeConfig(**config)), obey=obey)).admitted(at_depth, anchor, links, refused))
     assert all(host == host_key(url) for url, host in belonging)
     return [url for url, _ in belonging], refused
 

@@ -12,7 +12,7 @@ from support.pages import page_of
 from crawler.core.batch import Admitted
 from crawler.core.content_coding import decoder_bytes
 from crawler.core.errors import ConfigError
-from crawler.core.model import Done, Input, Link
+from crawler.core.model import Done, Input, LineFault, Link
 from crawler.core.page import MEMORY_BYTES_MAX
 from crawler.resources.memory_budget import AHEAD, Account, Budget, weight
 from crawler.resources.memory_plan import (
@@ -279,7 +279,7 @@ async def test_lines_of_a_list_weigh_what_their_texts_hold():
     budget, text = Budget(plan_of(0, 0, 0, 100 * MIB, 0)), "\N{EARTH GLOBE EUROPE-AFRICA}" * 1000
     where = Input("list", 1)
     link = Link("http://a.test/", "a.test", given=text, extra=text, input=where)
-    for admitted in (Admitted((link,) * 10), Admitted((), ((where, text, "json", None),) * 20)):
+    for admitted in (Admitted((link,) * 10), Admitted((), (LineFault(where, text, "json", None),) * 20)):
         with await budget.links(admitted) as held:
             assert held.bytes >= 20 * 4 * 1000
     with await budget.links(Admitted((), extras={where: text})) as held:
