@@ -300,14 +300,15 @@ class Page(Struct):
 
 def content_type(values: Sequence[str]) -> tuple[str | None, str | None]:
     """(bare lower-case type, charset) of Content-Type field values: the last valid one counts, and the charset
-    of one before it that names the same type, as in browsers (Fetch, extract a MIME type)."""
+    of one before it that names the same type, as in browsers (Fetch, extract a MIME type). They also let a type end at a blank,
+    which the standard does not: of "text/html charset=utf-8" the type counts."""
     if len(values) == 1 and (usual := _USUAL.get(values[0])) is not None:
         return usual
     kind: str | None = None
     charset: str | None = None
     for value in values:
         for one in _LISTED.findall(value) if "," in value else (value,):
-            mime = one.partition(";")[0].strip().lower()
+            mime = next(iter(one.partition(";")[0].lower().split()), "")
             if not _MIME.fullmatch(mime):
                 continue
             if mime != kind:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from crawler.config.sections import Config
 from crawler.core.batch import Admitted
 from crawler.core.link_block import LinkBlock, block_of, embeds_of
-from crawler.core.model import EMBED, READABLE, SITEMAPS, Done, Link
+from crawler.core.model import EMBED, SITEMAPS, Done, Link
 from crawler.core.page import Body, Page
 from crawler.core.text import field_text
 from crawler.core.urls import origin
@@ -26,6 +26,7 @@ from crawler.crawl.outlinks import FUNCTION, Packed, ReadingOptions, encode
 from crawler.parse.html import HEADERS, MIMES, Options
 from crawler.parse.microsyntax import robots_tag
 from crawler.parse.requisites import MIMES as REQUISITES_MIMES
+from crawler.policy.judge import is_readable
 from crawler.policy.scope import Scope
 from crawler.resources.memory_budget import Reservation, VisitMemory
 from crawler.resources.memory_plan import document_bytes
@@ -137,7 +138,7 @@ class Expander:
                 done, is_page = await sitemaps.read(link, done, room)
             if not is_page:
                 return done
-        if done.outcome not in READABLE:
+        if not is_readable(done):
             return done
         if self._parser is None or not (self._scope.follows(link) if not self._requisites else link.nesting <= NESTING_MAX):
             return done

@@ -134,7 +134,7 @@ class _Via:
         """The rule that leaves out a link of this page, or why none of its links, or not all, were looked at. Only a rule that
         was applied to the page's links is named."""
         page, row, is_sitemap = self._page, self._row, self._is_sitemap()
-        if page.outcome not in READABLE and not (is_sitemap and row.get("encoding")):
+        if page.outcome not in READABLE and not row.get("encoding"):
             return {"unread": self._unread()}
         if not is_sitemap and not self._scope.follows(page.link):
             return {"rule": "depth"}

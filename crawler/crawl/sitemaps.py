@@ -29,6 +29,7 @@ from crawler.parse.html import MIMES
 from crawler.parse.pool import ParseFault, ParserPool
 from crawler.parse.sitemap import INDEX_DEPTH_MAX, PART_BYTES, URLS_MAX, Unpacked
 from crawler.parse.sitemap_part import Part, without_part
+from crawler.policy.judge import is_readable
 from crawler.policy.scope import Scope
 from crawler.resources.memory_budget import VisitMemory
 from crawler.resources.memory_plan import SITEMAP_PART_BYTES
@@ -116,7 +117,7 @@ class Sitemaps:
         to) that looks like one."""
         page = done.page
         if link.kind in SITEMAPS:
-            return done.outcome in READABLE or _is_readable_in_part(done)
+            return is_readable(done)
         if link.input is None or done.outcome not in READABLE or (page.sniffed or page.mime or "").startswith(_MEDIA):
             return False
         with await room.decode(self._undo.decoder_bytes(page, _LOOKED_AT_BYTES)):
@@ -293,11 +294,6 @@ class _Reading:
             for name, (count, detail) in self.faults.items()
         )
         return "; ".join(said)
-
-
-def _is_readable_in_part(done: Done) -> bool:
-    """Whether what could be decoded of a response may be read: nothing else of it is wrong."""
-    return done.outcome == "bad_response" and 200 <= done.page.status < 300 and done.page.coding is not None
 
 
 def _path(url: str) -> str:

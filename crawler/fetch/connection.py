@@ -24,7 +24,7 @@ from aiohttp.http_exceptions import LineTooLong
 from crawler.core.errors import our_errno
 from crawler.fetch.chunks import Chunks
 from crawler.fetch.exchange import CURRENT, Exchange
-from crawler.fetch.framing import content_length, head_fault, may_be_kept, stays_open
+from crawler.fetch.framing import content_length, head_fault, may_be_kept, stays_open, without_blanks
 from crawler.fetch.tls_waste import REST_BYTES_MAX, TlsWaste, is_wasteful, received_bytes
 
 FEED_BYTES: Final = 16 << 10
@@ -79,6 +79,7 @@ class Watched(ResponseHandler):
         self._start = b""
         self._first = b""  # the status line's end, and the byte after it
         self._carry = b""
+        self._begun = b""  # the beginning of a line of a head, not parsed yet
         self._last = b""
         self._is_ending = False  # the head that is fed ends with what is fed
         self._head_bytes = 0
@@ -143,7 +144,7 @@ class Watched(ResponseHandler):
         assert exchange is not None
         exchange.begin(self.ip, tls=self.is_tls, unasked=self._dirty)
         self._exchange = exchange
-        self._start = self._first = self._carry = self._last = self._held = b""
+        self._start = self._first = self._carry = self._begun = self._last = self._held = b""
         self._head_bytes = 0
         self._left = _UNKNOWN
         self._exact = False
@@ -205,13 +206,13 @@ class Watched(ResponseHandler):
             if end < 0:
                 self._carry = (self._carry + data[max(at, size - 2) :])[-2:]
                 for start in range(at, size, FEED_BYTES):
-                    super().data_received(data[start : start + FEED_BYTES])
+                    self._parse_head(data[start : start + FEED_BYTES], is_whole=False)
                     if self._is_over():
                         break
                 at = size
             else:
                 self._carry = b""
-                super().data_received(data[at:end])
+                self._parse_head(data[at:end], is_whole=True)
                 at = end
             if exchange.message is not None:
                 self._begin_body(exchange)
@@ -222,6 +223,11 @@ class Watched(ResponseHandler):
         if exchange.received > self._head_bytes_max:
             self._fail("header_too_large", f"a head of over {self._head_bytes_max} bytes")
         return b""
+
+    def _parse_head(self, data: bytes, *, is_whole: bool) -> None:
+        data, self._begun = without_blanks(self._begun + data, is_whole=is_whole)
+        if data:
+            super().data_received(data)
 
     def _is_indented(self, data: bytes, at: int) -> bool:
         """Whether white space stands before the first field: the parser takes it for the head's end, or for nothing, and other

@@ -5,6 +5,7 @@ Invariant: where aiohttp's parser and another reader may find different ends of 
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from aiohttp.http import HttpVersion10, HttpVersion11, RawResponseMessage
@@ -12,6 +13,13 @@ from aiohttp.http import HttpVersion10, HttpVersion11, RawResponseMessage
 LENGTH_MAX: Final = (1 << 63) - 1
 """The parser takes 2^64 - 1 for no length at all."""
 _DIGITS_MAX: Final = len(str(LENGTH_MAX))
+_NAME: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}+"
+_BLANKS_MAX: Final = 8
+_begun: Final = re.compile(rb"\n(?:%b[ \t]{0,%d}+)?\Z" % (_NAME, _BLANKS_MAX)).search
+_BEGUN_BYTES_MAX: Final = 1 + 64 + _BLANKS_MAX
+_blank: Final = re.compile(
+    rb"(\n(?!(?:content-length|transfer-encoding)[ \t])%b)[ \t]{1,%d}+:" % (_NAME, _BLANKS_MAX), re.IGNORECASE
+).sub
 
 
 def head_fault(message: RawResponseMessage) -> tuple[str, str] | None:
@@ -30,6 +38,15 @@ def head_fault(message: RawResponseMessage) -> tuple[str, str] | None:
     if (content_length(message) or 0) > LENGTH_MAX:
         return "malformed", "content length"
     return None
+
+
+def without_blanks(head: bytes, *, is_whole: bool) -> tuple[bytes, bytes]:
+    """A part of a head without the white space behind the names of its fields, which the parser refuses: no sender may leave it
+    there, but a recipient of a response takes it away (RFC 9112 section 5.1). What frames keeps it, and is refused. Also what is
+    not to be parsed before more has come, at most 73 bytes: a line that may be about to name a field. ``is_whole``: none does."""
+    begun = None if is_whole else _begun(head, max(0, len(head) - _BEGUN_BYTES_MAX))
+    head, rest = (head, b"") if begun is None else (head[: begun.start()], begun[0])
+    return _blank(rb"\1:", head) if b" :" in head or b"\t:" in head else head, rest
 
 
 def content_length(message: RawResponseMessage) -> int | None:

@@ -62,6 +62,8 @@ _closes_itself = re.compile(
     rb"<(script|style|title|textarea|iframe|noembed|noframes|xmp)(?=[\s/])[^<>]*+(?<=/)>", re.IGNORECASE
 ).sub
 """An empty element in XML, but in HTML the beginning of a text that all that follows belongs to."""
+_IN_UTF16: Final = {b"<\0?\0x\0": "utf-16le", b"\0<\0?\0x": "utf-16be"}
+"""How a document without a byte order mark begins that is in UTF-16 (HTML, prescan a byte stream to determine its encoding)."""
 _meta_charset = re.compile(rb"<meta[^>]*charset", re.IGNORECASE).search
 _no_page = re.compile(
     r"\s*+(?:(?:image|audio|video|font)/|[^;]*(?:oembed|javascript|ecmascript|/css|opensearchdescription|rsd|wlwmanifest)\b"
@@ -276,9 +278,10 @@ def rebase(found: Found, href: str | None) -> None:
 
 
 def document_of(body: bytes, charset: str | None, mime: str | None) -> turbohtml.Document:
-    """A document in its encoding: BOM, header, meta, XML declaration (before meta in XHTML, whose own it is), then the detector
-    (HTML, determining the character encoding). Links inside a declarative shadow root are links: left as a template, they
-    are walked. XHTML is read by the same parser, once its empty elements have an end."""
+    """A document in its encoding: BOM, header, UTF-16 if it begins as an XML declaration in it, meta, XML declaration (before
+    meta in XHTML, whose own it is), then the detector (HTML, determining the character encoding). Links inside a declarative
+    shadow root are links: left as a template, they are walked. XHTML is read by the same parser, once its empty elements have
+    an end."""
     if mime == "application/xhtml+xml":
         body = _closes_itself(rb"\g<0></\1>", body)
     for label in (charset, _declared(body, mime)):
@@ -291,7 +294,9 @@ def document_of(body: bytes, charset: str | None, mime: str | None) -> turbohtml
 
 
 def _declared(body: bytes, mime: str | None) -> str | None:
-    """What the XML declaration says, where that counts."""
+    """What the XML declaration says, where that counts, or what it is written in."""
+    if label := _IN_UTF16.get(body[:6]):
+        return label
     if body[:5] != b"<?xml" or (mime != "application/xhtml+xml" and _meta_charset(body, 0, 1024)):
         return None
     return xml_label(body)

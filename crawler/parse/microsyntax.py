@@ -111,9 +111,10 @@ _CODECS: Final = {
     "windows-874": "cp874",
     "x-mac-cyrillic": "mac-cyrillic",
 }
+_USER_DEFINED: Final = "x-user-defined"
 _OWN_TABLES: Final = (
     {"big5hkscs": "big5", "cp874": "windows-874", "cp932": "shift_jis", "euc_jp": "euc-jp"}
-    | {name: name for name in ("gb18030", "gbk", "koi8-u")}
+    | {name: name for name in ("gb18030", "gbk", "koi8-u", _USER_DEFINED)}
     | {f"cp{number}": f"windows-{number}" for number in range(1250, 1259)}
 )
 """Python's codecs that write other letters than the standard's encodings, no full-width tilde for one, and what it calls them."""
@@ -125,6 +126,8 @@ _NEC_LEADS: Final = range(0xED, 0xF0)
 _JAPANESE: Final = {"\xa5": b"\\", "\u203e": b"~"}
 """What Japanese encodings write as another letter of ASCII. ISO-2022-JP has a set for these."""
 _ODD_GB18030: Final = {"\ue5e5": b"%26%2358853%3B", "\ue7c7": b"\x815\xf47"}
+_PRIVATE_GBK: Final = tuple(map(chr, (*range(0xE78D, 0xE797), 0xE81E, 0xE826, 0xE82B, 0xE82C, 0xE832, 0xE843, 0xE854, 0xE864)))
+"""What these two bytes were read as before GB 18030 had letters for them, they still write (Encoding, gb18030 encoder, 5)."""
 _FULL_WIDTH: Final = {"\uff9e": "\u309b", "\uff9f": "\u309c"}
 """Half-width marks of katakana; the letters are as in NFKC (Encoding, index ISO-2022-JP katakana)."""
 _IN_QUERY: Final = "".join(chr(code) for code in (9, 10, 13, *range(32, 127)) if chr(code) != "#")
@@ -135,6 +138,8 @@ def query_codec(encoding: str) -> str | None:
     name = encoding.lower()
     if name.startswith("utf-") or name == "replacement":
         return None
+    if name == _USER_DEFINED:
+        return name
     try:
         return codecs.lookup(_CODECS.get(name, name)).name
     except LookupError:
@@ -145,6 +150,8 @@ def codec_of(encoding: str) -> str:
     """Python's name for the codec that decodes an encoding (WHATWG name)."""
     if encoding == "GBK":
         return "gb18030"  # the standard has one decoder for both
+    if encoding == _USER_DEFINED:
+        return "utf-8"  # Python has none
     return query_codec(encoding) or {"UTF-16LE": "utf-16-le", "UTF-16BE": "utf-16-be"}.get(encoding, "utf-8")
 
 
@@ -199,7 +206,7 @@ def _table(name: str) -> dict[str, bytes]:
 
     assert detect
     known = [bytes((byte,)) for byte in range(0x80, 0x100)] if name != "gb18030" else []
-    if not name.startswith(("windows-", "koi8-")):
+    if not name.startswith(("windows-", "koi8-", _USER_DEFINED)):
         lead_min = _BIG5_LEAD_MIN if name == "big5" else 0x81
         leads = [lead for lead in range(lead_min, 0xFF) if name != "shift_jis" or lead not in _NEC_LEADS]
         known += [bytes((lead, trail)) for lead in leads for trail in range(0x40, 0xFF)]
@@ -211,6 +218,8 @@ def _table(name: str) -> dict[str, bytes]:
     if name in ("shift_jis", "euc-jp"):
         table = {char: written for char, written in table.items() if not "\ue000" <= char <= "\uf8ff"} | _JAPANESE
         table["\u2212"] = table["\uff0d"]
+    if name == "gbk":
+        table |= {char: char.encode("gb18030") for char in _PRIVATE_GBK}
     return table | _ODD_GB18030 if name == "gb18030" else table
 
 

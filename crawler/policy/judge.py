@@ -13,7 +13,7 @@ from typing import Final
 
 from crawler.core import urls
 from crawler.core.errors import FetchError
-from crawler.core.model import EMBED, PRIORITY_REDIRECT, SITEMAPS, Done, Dropped, HostSign, Lease, Link, Retry
+from crawler.core.model import EMBED, PRIORITY_REDIRECT, READABLE, SITEMAPS, Done, Dropped, HostSign, Lease, Link, Retry
 from crawler.core.page import Page
 
 RETRY_OUTCOMES: Final = frozenset({"timeout", "connect_error", "dns_error", "truncated"})
@@ -119,6 +119,13 @@ class Judge:
 
     def _may_retry(self, lease: Lease) -> bool:
         return lease.link.attempt <= self._retries
+
+
+def is_readable(done: Done) -> bool:
+    """Whether a response is read for links: a page, whole or not, and also what could be decoded of one that is wrong in its
+    content coding alone. Of such pages many are whole, as all browsers show them: bytes follow the end of the coding."""
+    is_miscoded = done.outcome == "bad_response" and done.reason in CODING_FAULTS and 200 <= done.page.status < 300
+    return done.outcome in READABLE or is_miscoded
 
 
 def may_pass(status: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from array import array
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -218,3 +219,22 @@ async def test_more_codings_than_are_undone_are_not_undone_for_links_either(tmp_
         await Trial(tmp_path, reader).expand(page)
         assert reader.asked == asked
         body = gzip.compress(b"<a href=/0>")
+
+
+@pytest.mark.parametrize("is_kept_decoded", [False, True])
+@pytest.mark.parametrize(
+    ("coding", "more", "reason"), [(gzip.compress, b"\r\n", "trailing_data"), (zlib.compress, b"x", "trailing_data")]
+)
+async def test_of_a_page_in_a_faulty_coding_what_could_be_decoded_is_read(tmp_path, is_kept_decoded, coding, more, reason):
+    """Browsers show a page whole behind whose coding there are more bytes."""
+    name = "gzip" if coding is gzip.compress else "deflate"
+    html = b"<a href=/0>"
+    page = page_of(tmp_path, coding(html) + more, SEED, mime="text/html", coding=name)
+    if is_kept_decoded:
+        page = page_of(tmp_path, html, SEED, mime="text/html")
+    trial = Trial(tmp_path, Reader(Packed([part(0, 1)], [], {})))
+    async with trial.budget.visit() as room:
+        room.received(0)
+        done = await trial.expander.expand(LINK, Done(page, "bad_response", reason), room)
+    assert (len(links_of(done)), trial.expander._parser.asked) == (1, [html])
+    assert done.cut == (("body_cut", f"{page.bytes_decoded} bytes of it came: {reason}"),)

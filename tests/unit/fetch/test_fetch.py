@@ -8,6 +8,7 @@ import errno
 import gc
 import gzip
 import hashlib
+import re
 import resource
 import socket
 import ssl
@@ -20,6 +21,8 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
 from support.corpora import corpus
 from support.hostile import LIMITS, end_of, fetching, lease_of, sinful_site, url_of
 from support.sinful import Site, forever, hang, head, heard, page, running, stay
@@ -35,6 +38,7 @@ from crawler.fetch.connector import IDLE_BYTES, IDLE_TLS_BYTES
 from crawler.fetch.cookies import Cookies
 from crawler.fetch.deadline import Deadline, Deadlines
 from crawler.fetch.exchange import CURRENT, Exchange
+from crawler.fetch.framing import without_blanks
 from crawler.fetch.guard import Guard
 from crawler.fetch.session import shares, tls_context
 from crawler.output.archive.records import http_head
@@ -44,6 +48,11 @@ TEXT = b"<!doctype html><p>" + b"word " * 40_000
 MORE = {
     "headers": [
         head(2, "X-Name: caf\xe9", "x-name: again", status="200 Tr\xe8s bien", mime='text/HTML; charset="UTF-8"') + b"ok",
+        stay,
+    ],
+    "blanks": [
+        b"HTTP/1.1 200 OK\r\nContent-Type : text/html; charset=utf-8\r\nContent-Encoding \t: gzip\nX: a : b\r\n c : d\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(gzip.compress(TEXT)) + gzip.compress(TEXT),
         stay,
     ],
     "utf-8": [b"HTTP/1.1 200 Tr\xc3\xa8s bien\r\nContent-Length: 2\r\n\r\nok", stay],
@@ -114,6 +123,34 @@ async def test_headers_are_kept_as_they_came(site: Site, tmp_path: Path) -> None
         (b"Content-Length", b"2"),
     )
     assert (got.mime, got.charset) == ("text/html", "utf-8")
+
+
+async def test_blanks_behind_the_name_of_a_field_are_not_of_it(site: Site, tmp_path: Path) -> None:
+    """RFC 9112 5.1: who takes a response removes them."""
+    async with fetching(tmp_path, site) as fetcher:
+        got = await fetcher.fetch(lease_of(at(site, "/sin/blanks")))
+        body = await fetcher.finisher.decoded(got, 1 << 20)
+    assert [name for name, _ in got.headers] == [b"Content-Type", b"Content-Encoding", b"X", b"Content-Length"]
+    assert (got.mime, got.charset, got.coding, body, got.fault) == ("text/html", "utf-8", "gzip", TEXT, None)
+    assert got.header("x") == "a : b c : d"
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"\r\n", b"\n", b" ", b"\t", b":", b"X", b"Content-Length", b"a b", b"n" * 64, b"\xe9"]), max_size=30
+    )
+)
+def test_a_head_without_blanks_is_the_same_however_it_comes(words: list[bytes]) -> None:
+    head = b"HTTP/1.1 200 OK\r\n" + b"".join(words)
+    whole, _ = without_blanks(head, is_whole=True)
+    assert re.sub(rb"[ \t]+:", b":", whole) == re.sub(rb"[ \t]+:", b":", head)
+    for size in (1, 2, 3, 7, 70):
+        came, held = b"", b""
+        for start in range(0, len(head), size):
+            piece, held = without_blanks(held + head[start : start + size], is_whole=False)
+            came += piece
+            assert len(held) <= 73
+        assert came + without_blanks(held, is_whole=True)[0] == whole
 
 
 @pytest.mark.parametrize(("sin", "phrase"), [("headers", b"Tr\xe8s bien"), ("utf-8", b"Tr\xc3\xa8s bien")])
