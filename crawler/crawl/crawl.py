@@ -145,12 +145,12 @@ class Crawl:
             helpers = [
                 tasks.create_task(self.disk.watch(), name="disk"),
                 tasks.create_task(self.visitor.watch_network(), name="network"),
-                tasks.create_task(self.memory.run(), name="memory"),
                 tasks.create_task(self._on_one_core().run(), name="one core"),
                 tasks.create_task(self.retention.run(), name="retention"),
                 tasks.create_task(self._seed(), name="seeds"),
                 tasks.create_task(self.recrawler.run(), name="recrawl"),
             ]
+            memory = tasks.create_task(self.memory.run(), name="memory")
             uploading = tasks.create_task(self.uploads.run(), name="uploads") if self.uploads is not None else None
             if (roll_time_s := self._roll_time_s()) > 0:
                 helpers.append(tasks.create_task(self._roll_every(roll_time_s), name="roll"))
@@ -166,6 +166,7 @@ class Crawl:
             if uploading is not None and self.uploads is not None:
                 await self._store_the_rest(self.uploads)
                 uploading.cancel()
+            memory.cancel()
             self.journal.roll()
             self.pump.end()
             await pump

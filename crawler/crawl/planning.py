@@ -7,12 +7,23 @@ import os
 from crawler.config import Config
 from crawler.output.bucket import upload_bytes
 from crawler.resources import cgroup
-from crawler.resources.memory_plan import BASE_BYTES, CLIENT_BYTES, PART_BASE_BYTES, Needs, Plan, default_limit, divide
+from crawler.resources.memory_plan import (
+    BASE_BYTES,
+    CLIENT_BYTES,
+    CONNECTION_BYTES,
+    PART_BASE_BYTES,
+    TUNNEL_BYTES,
+    Needs,
+    Plan,
+    default_limit,
+    divide,
+)
 
 
 def plan_of(config: Config, *, endless: bool = False, is_part: bool = False) -> Plan:
     """The memory limit, divided. ConfigError if it is too small. ``is_part``: it is what one part of a crawl may use."""
     parsers = parsers_of(config)
+    proxies = [str(proxy) for proxy in (config.proxy, *(host.proxy for host in config.host)) if proxy]
     control = (endless or config.metrics_listen is not None) and not is_part
     needs = Needs(
         upload=upload_bytes(config.store_url) if config.store_url is not None else 0,
@@ -24,6 +35,7 @@ def plan_of(config: Config, *, endless: bool = False, is_part: bool = False) -> 
         max_outlinks=config.max_outlinks,
         control=control,
         base=(PART_BASE_BYTES if is_part else BASE_BYTES) + (CLIENT_BYTES if config.cluster is not None else 0),
+        connection=TUNNEL_BYTES if any(proxy.lower().startswith("https:") for proxy in proxies) else CONNECTION_BYTES,
     )
     return divide(memory_limit_of(config), needs)
 

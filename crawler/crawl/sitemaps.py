@@ -75,6 +75,7 @@ class Sitemaps:
         self._admit = admit
         self._sites: dict[int, int] = {}  # hash of origin and site, which may be long → hash of the names of its sitemaps
         self._turns = asyncio.Semaphore(AT_ONCE)
+        self._naming = asyncio.Lock()
 
     def change(self, scope: Scope, reading: bytes) -> None:
         """From now on these rules. What those before refused may be admitted."""
@@ -90,13 +91,19 @@ class Sitemaps:
             return
         origin, site = urls.origin(link.url), self._scope.site(link.anchor or link.url)
         of = hash((origin, site))
-        if (found := named(origin)) is None or self._sites.get(of) == (names := hash(tuple(found))):
-            return
-        if len(self._sites) >= SITES_MAX:
-            self._sites.clear()
-        if links := tuple(self.of(origin, found, site)):
-            await self._admit(Admitted(links))
-        self._sites[of] = names
+        if not self._is_named(of, named(origin)):
+            async with self._naming:  # one may have 500 of 2 KiB each, and is in no account until there is room for them
+                if (found := named(origin)) is None or self._is_named(of, found):
+                    return
+                if len(self._sites) >= SITES_MAX:
+                    self._sites.clear()
+                if links := tuple(self.of(origin, found, site)):
+                    await self._admit(Admitted(links))
+                self._sites[of] = hash(tuple(found))
+
+    def _is_named(self, of: int, found: Sequence[str] | None) -> bool:
+        """Whether this is known of a site; also where nobody knows what there is."""
+        return found is None or self._sites.get(of) == hash(tuple(found))
 
     def of(self, origin: str, named: Sequence[str], site: str) -> Iterator[Link]:
         """The sitemaps of an origin. The entries live in the scope of ``site``, and so must the origin."""

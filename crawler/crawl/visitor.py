@@ -29,6 +29,7 @@ from crawler.frontier.pump import Pump
 from crawler.policy.exclusion import Exclusion
 from crawler.policy.judge import Judge
 from crawler.policy.politeness import Politeness
+from crawler.policy.robots_rules import RECORDS_BYTES_FACTOR
 from crawler.policy.scope import Scope
 from crawler.resources.disk import Disk
 from crawler.resources.memory_budget import Reservation, VisitMemory, head_bytes, weight
@@ -199,6 +200,8 @@ class Visitor:
                     outcome = await self._expander.expand(lease.link, outcome, room)
                 page.plain = None
                 size = weight(outcome)
+                if lease.link.kind == "robots" and 200 <= page.status < 300:  # its rules are committed with it
+                    size += RECORDS_BYTES_FACTOR * page.bytes_decoded
                 self._reserved[id(lease)] = room.outcome_now(size) or await room.outcome(size)
                 return outcome
             except BaseException:

@@ -160,7 +160,8 @@ def _crawl(basis: _Basis, pump: Pump, fetcher: Fetcher, parser: ParserPool | Non
     metrics, url_rules = _metrics(files.store), config.url_rules()
     recrawler = Recrawler(config, files.store, pump, clock, counts_all=part is None or not part.is_divided_anew)
     marking = asyncio.Lock()
-    resources = _resources(basis, pump, fetcher, parser)
+    uploads = _uploads(config, files.root, pump, marking, files.journal)
+    resources = _resources(basis, pump, fetcher, parser, uploads)
     visitor = Visitor(
         files.root,
         pump,
@@ -184,7 +185,7 @@ def _crawl(basis: _Basis, pump: Pump, fetcher: Fetcher, parser: ParserPool | Non
         parser=parser,
         visitor=visitor,
         retention=_retention(basis, pump, marking),
-        uploads=_uploads(config, files.root, pump, marking, files.journal),
+        uploads=uploads,
         seeds=_seeds(config, files.store, url_rules, files.membership) if part is None or part.share.own == 0 else iter(()),
         recrawler=recrawler,
         metrics=metrics,
@@ -223,7 +224,7 @@ def _metrics(store: Store) -> Metrics:
     return metrics
 
 
-def _resources(basis: _Basis, pump: Pump, fetcher: Fetcher, parser: ParserPool | None) -> Resources:
+def _resources(basis: _Basis, pump: Pump, fetcher: Fetcher, parser: ParserPool | None, uploads: Uploads | None) -> Resources:
     files, robots, now = basis.files, basis.rules.robots, basis.clock.now
     patience_s = math.inf if basis.endless else basis.config.disk_wait
     memory = MemoryGovernor(
@@ -233,6 +234,7 @@ def _resources(basis: _Basis, pump: Pump, fetcher: Fetcher, parser: ParserPool |
         empty=(fetcher.forget, files.store.shed, *((robots.forget,) if robots is not None else ())),
         restart_parsers=parser.restart if parser is not None else lambda: None,
         clock=now,
+        break_off=uploads.break_off if uploads is not None else lambda: None,
     )
     disk = Disk(
         files.root,

@@ -76,16 +76,16 @@ class TlsWaste:
 
 
 def received_bytes(sock: socket.socket) -> int:
-    """What the kernel has received of a connection since it was made."""
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED.stop)
-    return int.from_bytes(info[_BYTES_RECEIVED], sys.byteorder)
+    """What the kernel has received of a connection since it was made; 0 once it is closed, of which not all are told at once."""
+    with suppress(OSError, ValueError):  # uvloop's has no descriptor then
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED.stop)
+        return int.from_bytes(info[_BYTES_RECEIVED], sys.byteorder)
+    return 0
 
 
 def is_too_long(sock: socket.socket, before: int) -> bool:
     """Whether more came in a handshake than may. ``before``: bytes that the kernel had received when it began."""
-    with suppress(OSError):  # it is closed
-        return received_bytes(sock) - before > HANDSHAKE_BYTES_MAX
-    return False
+    return received_bytes(sock) - before > HANDSHAKE_BYTES_MAX
 
 
 def is_wasteful(sock: socket.socket, content_bytes: int) -> bool:

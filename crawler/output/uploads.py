@@ -75,6 +75,7 @@ class Uploads:
         self._failed_in_a_row = 0
         self._seen = -1  # as many files had been rolled when it last looked
         self._hurry, self._idle = asyncio.Event(), asyncio.Event()
+        self._under_way: asyncio.Timeout | None = None
         self.waiting = WaitingFiles()
         self.stored_files = self.stored_bytes = self.failures = 0
         """Since the start."""
@@ -99,6 +100,12 @@ class Uploads:
         self._idle.clear()
         self._hurry.set()
         await self._idle.wait()
+
+    def break_off(self) -> None:
+        """End what is under way, to be tried again: the client library reads whatever a store answers, which has no bound."""
+        if self._under_way is not None:
+            self._under_way.reschedule(0.0)
+            self._under_way = None
 
     async def count(self) -> None:
         """What is full and not stored by now, also where there was no time to look."""
@@ -144,7 +151,7 @@ class Uploads:
             for file in group:
                 length = files[file][1]
                 try:
-                    await self._bucket.put(f"{self._folder}/{file}", self._root / file, length)
+                    await self._put(file, length)
                     stored[file] = length
                 except FileNotFoundError:
                     del files[file]  # moved away meanwhile: its mark goes as well, by retention
@@ -158,6 +165,15 @@ class Uploads:
             self._note(files)
         if trouble is not None:
             raise trouble
+
+    async def _put(self, file: str, length: int) -> None:
+        try:
+            async with asyncio.timeout(None) as self._under_way:
+                await self._bucket.put(f"{self._folder}/{file}", self._root / file, length)
+        except TimeoutError:
+            raise BucketError("broken off, as memory was over its limit") from None
+        finally:
+            self._under_way = None
 
     async def _full(self) -> dict[str, tuple[float, int]]:
         """(when it was written, length) of each full file that is not stored, the oldest first."""

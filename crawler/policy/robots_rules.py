@@ -34,6 +34,9 @@ TTL_SECONDS_MAX: Final = 86_400.0
 TTL_SECONDS_MIN: Final = 600.0
 """``Cache-Control: max-age`` may shorten the day, not to a fetch before every page."""
 _RECORD_BYTES_MAX: Final = 4 << 20
+RECORDS_BYTES_FACTOR: Final = 3
+"""Most that records take for each byte of a file: one that is not ASCII becomes three, packed again to 1.3, and what another
+origin's robots.txt is redirected to is kept for both."""
 _VERSION: Final = b"\x01"
 
 _LINE: Final = re.compile(

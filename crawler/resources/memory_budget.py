@@ -16,7 +16,6 @@ from crawler.core.batch import Admitted
 from crawler.core.model import Done, text_bytes
 from crawler.core.waiting import Waiting
 from crawler.resources.memory_plan import (
-    CONNECTION_BYTES,
     HEAD_COPIES,
     LINK_BYTES,
     VISIT_ACCOUNTS,
@@ -145,17 +144,18 @@ class VisitMemory:
     What every visit takes, room for connection and body, is two plain numbers: most visits make no reservation but the last."""
 
     __slots__ = (
-        *("_accounts", "_body", "_body_account", "_body_bytes", "_connection", "_connection_account", "_give_up"),
-        *("_held", "_turn", "_waiting_max", "has_no_room"),
+        *("_accounts", "_body", "_body_account", "_body_bytes", "_connection", "_connection_account", "_connection_bytes"),
+        *("_give_up", "_held", "_turn", "_waiting_max", "has_no_room"),
     )
 
     def __init__(
-        self, accounts: Mapping[str, Account], body_bytes: int, waiting_max: int, give_up: Callable[[], object] | None
+        self, accounts: Mapping[str, Account], plan: Plan, waiting_max: int, give_up: Callable[[], object] | None
     ) -> None:
         self._waiting_max, self._give_up = waiting_max, give_up
         self.has_no_room = False
         """It was given up: too many others wait for the same."""
-        self._accounts, self._body_bytes = accounts, body_bytes
+        self._accounts = accounts
+        self._connection_bytes, self._body_bytes = plan.connection_bytes, plan.body_bytes
         self._connection_account, self._body_account = accounts["connection"], accounts["body"]
         self._connection = self._body = 0  # bytes taken from these two
         self._held: dict[str, Reservation] = {}
@@ -167,21 +167,21 @@ class VisitMemory:
         self.has_no_room = False
         connection, body = self._connection_account, self._body_account
         if (
-            connection.used + CONNECTION_BYTES > connection.bytes_max
+            connection.used + self._connection_bytes > connection.bytes_max
             or body.used + self._body_bytes > body.bytes_max
             or connection._waiting.count
             or body._waiting.count
         ):
             return False
-        connection.used += CONNECTION_BYTES
+        connection.used += self._connection_bytes
         body.used += self._body_bytes
-        self._connection, self._body = CONNECTION_BYTES, self._body_bytes
+        self._connection, self._body = self._connection_bytes, self._body_bytes
         return True
 
     async def wait(self) -> None:
         """The same as soon as there is room."""
         try:
-            self._connection = (await self._connection_account.take(CONNECTION_BYTES)).bytes
+            self._connection = (await self._connection_account.take(self._connection_bytes)).bytes
             self._body = (await self._body_account.take(self._body_bytes)).bytes
         except BaseException:
             self.release()
@@ -313,7 +313,7 @@ class Budget:
         where that says no, and ``release`` at the end (``async with`` does the same). Nobody waits while fewer than
         ``plan.visits_max`` are out. ``give_up()`` ends the visit as one that was not made."""
         waiting_max = max(1, int(self.plan.visits_max * HEADS_WAITING_SHARE))
-        return VisitMemory(self._accounts, self.plan.body_bytes, waiting_max, give_up)
+        return VisitMemory(self._accounts, self.plan, waiting_max, give_up)
 
     async def links(self, admitted: Admitted) -> Reservation:
         """For links that are admitted by themselves; the commit releases it."""

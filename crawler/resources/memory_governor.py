@@ -20,6 +20,7 @@ from crawler.resources.memory_budget import Budget
 from crawler.resources.memory_pressure import (
     EVERY_S,
     LOOK_EVERY_S,
+    OVER,
     TRIM_EVERY_S,
     Decision,
     MemoryReading,
@@ -37,7 +38,8 @@ logger: Final = logging.getLogger(__name__)
 
 
 class MemoryGovernor:
-    """``children()`` are the process ids of the tree besides our own; ``empty`` are caches that can be emptied."""
+    """``children()`` are the process ids of the tree besides our own; ``empty`` are caches that can be emptied; ``break_off``
+    ends, over the limit, what else can be done again."""
 
     def __init__(
         self,
@@ -48,6 +50,7 @@ class MemoryGovernor:
         empty: Iterable[Callable[[], None]],
         restart_parsers: Callable[[], None],
         clock: Callable[[], float],
+        break_off: Callable[[], None] = lambda: None,
     ) -> None:
         self.budget = budget
         self.watch = Watch(budget.plan.visits_max)
@@ -55,7 +58,7 @@ class MemoryGovernor:
         self._dealing = dealing
         self._meter = Meter(budget.plan.limit, children)
         self._empty = tuple(empty)
-        self._restart_parsers = restart_parsers
+        self._restart_parsers, self._break_off = restart_parsers, break_off
         self._clock = clock
         self._visits: dict[asyncio.Task[None], None] = {}  # workers in the order in which their visits began
         self._given_up: set[asyncio.Task[None]] = set()
@@ -107,6 +110,8 @@ class MemoryGovernor:
             for empty in self._empty:
                 empty()
             await self._aside(give_back)
+        if self.reading.pressure > OVER:
+            self._break_off()
         if decision.give_up:
             self._give_up(decision.give_up)
         if decision.restart_parsers:

@@ -262,6 +262,28 @@ async def test_a_site_whose_sitemaps_could_not_be_admitted_names_them_again(tria
     assert [link.url for link in trial.admitted] == ["http://a.example/sitemap.xml"]
 
 
+async def test_what_one_robots_txt_names_waits_for_room_at_a_time(trial: Trial) -> None:
+    """It may name 500 sitemaps, of 1 MB together, which are in no account until there is room for them."""
+    waiting, has_room = 0, asyncio.Event()
+
+    async def admit(admitted: Any) -> None:
+        nonlocal waiting
+        waiting += 1
+        await has_room.wait()
+        trial.admitted += links_of(admitted)
+
+    trial.sitemaps._admit = admit
+    pages = [Link(f"http://h{n}.example/", f"h{n}.example", "seed") for n in range(20)]
+    async with asyncio.TaskGroup() as tasks:
+        for page in [*pages, *pages]:
+            tasks.create_task(trial.sitemaps.name(page, lambda origin: ("/a.xml", "/b.xml")))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert waiting == 1
+        has_room.set()
+    assert waiting == len(pages) and len(trial.admitted) == 3 * len(pages)
+
+
 async def test_a_sitemap_that_is_not_modified_is_not_faulty(trial: Trial, caplog: pytest.LogCaptureFixture) -> None:
     links, done = await trial.read(b"", status=304, mime=None)
     assert (links, done.refused, done.cut, caplog.records) == ([], None, (), [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
+import os
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,3 +128,23 @@ async def test_visits_that_fail_leave_nothing_to_the_collector_of_cycles(tmp_pat
                 assert gc.collect() < 20, "not one object a visit"
             finally:
                 gc.enable()
+
+
+async def test_robots_records_that_wait_for_a_commit_are_in_an_account(tmp_path: Path) -> None:
+    """Their bodies are on disk by then. Dozens of half a megabyte each may wait, and of bytes that are not ASCII the records are
+    larger than the files."""
+    rules = b"User-agent: *\n" + b"".join(b"Disallow: /%b\n" % bytes(n | 0x80 for n in os.urandom(2000)) for _ in range(250))
+    robots = Answer(body=rules, mime="text/plain")
+    with Web({f"127.0.0.{n}": {"/robots.txt": robots, "/": text("page")} for n in (2, 3, 4)}).running() as web:
+        settings = {"urls": [web.url(f"127.0.0.{n}") for n in (2, 3, 4)], "output": str(tmp_path / "out")}
+        settings |= {"allow_net": ["127.0.0.0/8"], "delay": 0, "memory_limit": ROOMY}
+        async with open_crawl(load(settings).config) as crawl:
+            outcomes, seen = crawl.memory.budget.account("outcome"), []
+
+            def settled(lease: Lease, outcome: object) -> None:
+                held = sum(map(len, crawl.pump._batches.open.robots.values()))
+                seen.append((held, outcomes.used))
+
+            crawl.visitor.on_settled = settled
+            await crawl.run()
+    assert max(held for held, _ in seen) > len(rules) and all(held <= used for held, used in seen)

@@ -18,7 +18,7 @@ from support.waiting import until
 from crawler.fetch import connection, connector
 from crawler.fetch.connector import IDLE_TLS_BYTES
 from crawler.fetch.fetcher import Fetcher
-from crawler.fetch.tls_waste import REST_BYTES_MAX
+from crawler.fetch.tls_waste import REST_BYTES_MAX, is_too_long, received_bytes
 
 
 @pytest.fixture
@@ -176,6 +176,65 @@ def test_tls_holds_little_back_while_nobody_reads(tmp_path: Path, loop_factory) 
             assert (await end_of(fetcher, url))[2] == bytes(size)
             ((waiting,),) = fetcher._connector._conns.values()
             assert waiting[0].transport.get_read_buffer_limits()[1] == connection.TLS_HELD_BYTES
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(live())
+
+
+@asynccontextmanager
+async def tls_proxy(tmp: Path) -> AsyncIterator[str]:
+    """The URL of a proxy that is spoken to by TLS, and tunnels to this machine."""
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer), suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        target = (await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)[1]
+        onward = await asyncio.open_connection("127.0.0.1", int(target.rpartition(b":")[2]))
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await asyncio.gather(pump(reader, onward[1]), pump(onward[0], writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=serving(tmp, 0))
+    async with server:
+        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_body_by_way_of_a_tls_proxy_is_not_taken_for_what_the_proxy_sends_at_rest(tmp_path: Path, loop_factory) -> None:
+    """Whatever took longer than a second was ended then."""
+
+    async def live() -> None:
+        size = 2_000_000
+        async with (
+            served(tmp_path, size=size) as url,
+            tls_proxy(tmp_path) as proxy,
+            fetching(tmp_path, Site(), insecure=True, proxy=proxy, bandwidth=2 * size, max_body=size) as fetcher,
+        ):
+            visit = asyncio.create_task(end_of(fetcher, url))
+            await until(lambda: visit.done() or fetcher.stats().bytes_in_flight > 4 * REST_BYTES_MAX)
+            fetcher._connector.tls_waste.look(0.0, at_once=True)
+            assert await visit == ("ok", None, bytes(size))
+            assert len(fetcher._connector.tls_waste._connections) == 1
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(live())
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_connection_that_is_closed_and_not_told_so_yet_stops_no_deadline(tmp_path: Path, loop_factory) -> None:
+    """It has no descriptor then; once that raised, no deadline of any fetch was looked at any more."""
+
+    async def live() -> None:
+        async with fetched(tmp_path) as fetcher:
+            (waiting,) = fetcher._connector.tls_waste._connections
+            sock, before = waiting._sock, waiting._wire_bytes
+            assert sock is not None and received_bytes(sock) == before > 0
+            waiting.transport.abort()
+            await until(lambda: not fetcher._connector.tls_waste._connections and sock.fileno() < 0)
+            assert received_bytes(sock) == 0 and not is_too_long(sock, 0)
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(live())

@@ -9,16 +9,19 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from support.pages import page_of
 
+from crawler.config.load import load
 from crawler.core.batch import Admitted
 from crawler.core.content_coding import decoder_bytes
 from crawler.core.errors import ConfigError
 from crawler.core.model import Done, Input, LineFault, Link
 from crawler.core.page import MEMORY_BYTES_MAX
+from crawler.crawl import planning
 from crawler.resources.memory_budget import AHEAD, Account, Budget, weight
 from crawler.resources.memory_plan import (
     BODY_BYTES,
     CONNECTION_BYTES,
     HEAD_COPIES,
+    TUNNEL_BYTES,
     VISIT_ACCOUNTS,
     Needs,
     Plan,
@@ -68,6 +71,24 @@ def test_a_plan_fits_its_limit_or_is_refused_with_one_that_does(limit, workers, 
         assert all(size >= 0 for size in plan.accounts.values())
         assert plan.accounts["body"] == plan.visits_max * plan.body_bytes
         assert plan.parser_memory_bytes > 0 or not parsers
+
+
+@pytest.mark.parametrize(
+    ("told", "size"),
+    [
+        ({}, CONNECTION_BYTES),
+        ({"proxy": "http://p.example:3128"}, CONNECTION_BYTES),
+        ({"proxy": "https://p.example:3128"}, TUNNEL_BYTES),
+        ({"host": [{"match": "a.example", "proxy": "HTTPS://p.example:3128"}]}, TUNNEL_BYTES),
+    ],
+)
+async def test_by_way_of_a_tls_proxy_a_visit_takes_more(told, size):
+    """600 workers took 283 MiB under a limit of 256 MiB."""
+    told = told | {"urls": ["https://a.example/"], "memory_limit": "256MiB", "workers": 600}
+    budget = Budget(planning.plan_of(load(told, environ={}).config))
+    assert budget.account("connection").bytes_max == budget.plan.visits_max * size
+    async with budget.visit(), budget.visit():
+        assert budget.account("connection").used == 2 * size
 
 
 def test_a_number_of_parsers_that_nobody_can_mean_is_refused_at_once():

@@ -16,6 +16,7 @@ from crawler.config.load import load
 from crawler.core.errors import StorageError
 from crawler.core.model import Done
 from crawler.crawl.wiring import open_crawl
+from crawler.output import uploads
 from crawler.resources import memory_governor, memory_pressure
 
 MIB = 1 << 20
@@ -35,12 +36,12 @@ def web():
 
 
 @contextlib.asynccontextmanager
-async def crawling(web, root):
+async def crawling(web, root, **more):
     """(crawl, its machine)"""
     listed = root / "list"
     listed.write_text("".join(f"{web.url(f'127.0.1.{n + 1}', f'/{n}')}\n" for n in range(PAGES)))
     given = {"input": [str(listed)], "output": str(root / "out"), "allow_net": ["127.0.0.0/8"], "delay": 0, "robots": False}
-    config = load(given | {"memory_limit": "256MiB", "min_free_disk": 0, "archive": "discard"}, environ={}).config
+    config = load(given | {"memory_limit": "256MiB", "min_free_disk": 0, "archive": "discard"} | more, environ={}).config
     async with open_crawl(config) as crawl:
         machine = Machine(root)
         crawl.memory._meter = machine.meter
@@ -97,6 +98,32 @@ async def test_what_comes_between_two_readings_is_acted_on(web, tmp_path, monkey
             machine.set(mib, 100)
             await until(lambda state=state: crawl.memory.watch.state == state)
         running.cancel()
+
+
+class Greedy:
+    """A bucket whose first answer takes all memory there is, without an end."""
+
+    def __init__(self, bucket, machine):
+        self.bucket, self.machine, self.is_first = bucket, machine, True
+
+    async def put(self, name, path, length):
+        if self.is_first:
+            self.is_first = False
+            self.machine.set(300, 100)
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                self.machine.set(100, 100)
+        await self.bucket.put(name, path, length)
+
+
+async def test_an_upload_that_takes_all_memory_is_broken_off_and_made_again(web, tmp_path, monkeypatch):
+    """Also at the end, when no visit is out any more."""
+    monkeypatch.setattr(uploads, "AGAIN_MIN_S", 0.01)
+    async with crawling(web, tmp_path, store_url=f"file://{tmp_path / 'there'}") as (crawl, machine), asyncio.timeout(60):
+        crawl.uploads._bucket = Greedy(crawl.uploads._bucket, machine)
+        await crawl.run()
+        assert crawl.uploads.failures == 1 and crawl.stats("ended").unstored == 0
 
 
 async def test_free_memory_goes_back_now_and_then_with_no_need(web, tmp_path, monkeypatch):
