@@ -44,6 +44,8 @@ def raise_ours(error: Exception, exchange: Exchange, *, tls: bool) -> None:
 def unforeseen(error: Exception, exchange: Exchange) -> FetchError:
     """What a library said of a URL or a response in no word that it promises: UnicodeError of a host name, ValueError of a
     status, RuntimeError of a connection that is closed just now. Only its type is told: the message quotes its input."""
+    if exchange.connecting:  # uvloop says so of a tunnel that is closed just as TLS is to begin in it
+        return _tls_closed() if exchange.is_through and exchange.ending is None else _no_tunnel()
     if exchange.ending is not None:
         return FetchError(*exchange.ending)
     name = type(error).__name__
@@ -71,9 +73,11 @@ def translated(error: BaseException, exchange: Exchange, *, tls: bool) -> FetchE
         return lacking(exchange.our_errno or number or 0)
     if exchange.refused is not None:
         return FetchError("address", exchange.refused)
+    if exchange.connecting and exchange.ending is not None:  # of the proxy's response, not of the host's
+        return _no_tunnel()
     if exchange.connecting and not exchange.is_through and not isinstance(error, _OF_TLS):
         status = error.status if isinstance(error, aiohttp.ClientHttpProxyError) else 0
-        return FetchError("proxy", f"status {status}" if status else "no tunnel", shared=status == _PROXY_REFUSES_US)
+        return FetchError("proxy", f"status {status}", shared=status == _PROXY_REFUSES_US) if status else _no_tunnel()
     if exchange.unasked:
         return FetchError("unsolicited", "data came before the request")
     if exchange.ending is not None:
@@ -90,7 +94,7 @@ def translated(error: BaseException, exchange: Exchange, *, tls: bool) -> FetchE
         return FetchError("syntax", "the URL cannot be requested")
     if isinstance(error, aiohttp.ClientConnectorError):
         if tls and number in _TLS_ENDINGS:
-            return FetchError("handshake", "closed during the TLS handshake")
+            return _tls_closed()
         return FetchError(_BY_ERRNO.get(number or 0, "unreachable"), _words(number))
     if isinstance(error, (aiohttp.ClientResponseError, HttpProcessingError)):
         return FetchError("malformed")
@@ -99,6 +103,14 @@ def translated(error: BaseException, exchange: Exchange, *, tls: bool) -> FetchE
     if isinstance(error, aiohttp.ClientConnectionResetError) or number in (errno.ECONNRESET, errno.EPIPE):
         return FetchError("reset")
     return FetchError("disconnected", _words(number))
+
+
+def _no_tunnel() -> FetchError:
+    return FetchError("proxy", "no tunnel")
+
+
+def _tls_closed() -> FetchError:
+    return FetchError("handshake", "closed during the TLS handshake")
 
 
 def lacking(number: int) -> StorageError:

@@ -212,6 +212,10 @@ def _repair(reading: SitemapReading, text: str, end: End) -> None:
         if _subset(text, 0, root.start() if root else len(text)):
             raise Stop("doctype")
         state.path = [root[1] if root else "root", *(("channel",) if state.kind == "rss" and "<channel" in text else ())]
+        if root and _entry(text, 0, root.start()) is None:
+            # Its own tag is read once more, for what it says; a declaration before it would be a fault that hides it.
+            state.line += text.count("\n", 0, root.start())
+            text = text[root.start() :]
     cut = len(text)
     if not end:
         cut = behind_last(text, PLACES[state.kind][0])

@@ -44,6 +44,8 @@ PROXIES: Final[dict[str, Script]] = {
     "hang": [hang],
     "endless-head": [b"HTTP/1.1 200 OK\r\nA: ", forever(b"b" * 8192)],
     "tunnel-closed": [b"HTTP/1.1 200 OK\r\n\r\n", heard],
+    "tunnel-spoilt": [head(2) + b"more", hang],
+    "tunnel-chunked": [head(None, "Transfer-Encoding: chunked") + b"no chunk\r\n", hang],
     "not-tls": [b"HTTP/1.1 200 OK\r\n\r\n", heard, b"this is no TLS" * 100, hang],
 }
 BANNERS: Final[dict[str, Script]] = {

@@ -240,6 +240,8 @@ PROXIED: Final = {
     "proxy-https-endless-head": through("proxy-endless-head", SECURE, "connect_error", "proxy"),
     "proxy-https-not-tls": through("proxy-not-tls", SECURE, "tls_error", "handshake"),
     "proxy-https-closed-in-the-tunnel": through("proxy-tunnel-closed", SECURE, "tls_error", "handshake"),
+    "proxy-https-more-than-its-answer": through("proxy-tunnel-spoilt", SECURE, "tls_error", "handshake"),
+    "proxy-https-no-chunks": through("proxy-tunnel-chunked", SECURE, "connect_error", "proxy"),
     "proxy-https-407-of-the-host": through("proxy-good", "https://localhost:{tls-good}/sin/407-of-a-server", "http_error"),
     "proxy-closed": through("closed", PLAIN, "connect_error", "proxy"),
     "proxy-closed-https": through("closed", SECURE, "connect_error", "proxy"),

@@ -72,13 +72,16 @@ def test_an_item_without_a_link_is_at_its_guid(item, path, fault):
 
 
 @pytest.mark.parametrize("size", [7, 1 << 20])
-@pytest.mark.parametrize("fault", ["", "<title>a & b</title>"])
-def test_atom_says_what_its_links_are_relative_to(size, fault):
+@pytest.mark.parametrize("fault", ["", "<title>a & b</title>", "<title>caf\udce9</title>"])
+@pytest.mark.parametrize("before", ["", '<?xml version="1.0"?>\n', "Warning: headers already sent\n"])
+def test_atom_says_what_its_links_are_relative_to(size, fault, before):
     """RFC 4287 2: any element may have an xml:base, which is resolved against that of the element around it."""
-    atom = f"""<feed xmlns="http://www.w3.org/2005/Atom" xml:base="/blog/">{fault}<link href="/"/>
+    atom = f"""{before}<feed xmlns="http://www.w3.org/2005/Atom" xml:base="/blog/">{fault}<link href="/"/>
         <entry><link href="one"/></entry><entry xml:base="2024/"><link href="two"/><link xml:base="b/" href="three"/></entry>
         <entry><link href="/four"/></entry><entry xml:base="http://[bad"><link href="five"/></entry>
-        <entry xml:base="https://b.example/x/"><link href="https://a.example/six"/></entry></feed>""".encode()
+        <entry xml:base="https://b.example/x/"><link href="https://a.example/six"/></entry></feed>""".encode(
+        errors="surrogateescape"
+    )
     paths = ["blog/one", "blog/2024/two", "blog/2024/b/three", "four", "blog/five", "six"]
     how, state, found = sitemap_part.How("https://a.example/feeds/atom.xml"), b"", []
     for at in range(0, len(atom), size):

@@ -174,6 +174,12 @@ def test_a_root_that_is_damaged(form: str) -> None:
         assert (read.urls, bool(read.faults)) == (urls_of(3), True), root
 
 
+def test_entries_that_stand_before_the_root() -> None:
+    entries = "".join(f"<url><loc>{url}</loc></url>" for url in urls_of(4))
+    body = f"/lost</loc></url>{entries[: len(entries) // 2]}<urlset>{entries[len(entries) // 2 :]}</urlset>"
+    assert {*take(body.encode()).urls} >= {*urls_of(4)}
+
+
 def test_a_well_formed_document_of_something_else_is_no_sitemap_whatever_stands_in_it() -> None:
     for body in (
         b"<opml><url><loc>http://a.example/</loc></url></opml>",
