@@ -137,6 +137,9 @@ def _file_layer(file: str, faults: list[str]) -> dict[str, tuple[Any, str]] | No
     for key, value in table.items():
         if key in Config.fields:
             layer[key] = value, f"{file}: {key}"
+        elif isinstance(value, dict):
+            where = "every setting stands above all tables, by its own name; the only table is [[host]]"
+            faults.append(f"{file}: there is no table [{key}]: {where}")
         else:
             faults.append(f"{file}: there is no setting {key}{did_you_mean(key, Config.fields)}")
     return layer

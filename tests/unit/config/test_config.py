@@ -64,6 +64,15 @@ def test_all_faults_are_told_at_once_each_with_its_place_and_remedy(tmp_path):
     ))  # fmt: skip
 
 
+def test_settings_below_a_heading_are_told_to_stand_above_it(tmp_path):
+    """A likely name was suggested, as for a misspelt setting: crawl_delay_cap for [crawl]."""
+    file = write(tmp_path, "[crawl]\ndepth = 3\n")
+    told = (
+        f"{file}: there is no table [crawl]: every setting stands above all tables, by its own name; the only table is [[host]]"
+    )
+    assert faults(file=file) == (told,)
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
@@ -452,6 +461,13 @@ def test_a_crawl_toml_that_is_endless_in_some_way_cannot_be_read(tmp_path: Path,
     (tmp_path / "crawl.toml").write_text(text)
     with pytest.raises(ConfigError, match="cannot be read as this crawl's configuration"):
         crawl_toml.read_identity(tmp_path)
+
+
+def test_a_crawl_toml_that_may_not_be_read_is_no_reason_to_begin_anew(tmp_path: Path) -> None:
+    (tmp_path / "crawl.toml").mkdir()
+    with pytest.raises(ConfigError) as raised:
+        crawl_toml.read_identity(tmp_path)
+    assert raised.value.faults == (f"{tmp_path / 'crawl.toml'}: Is a directory",)
 
 
 def test_starting_from_the_effective_configuration_does_not_begin_anew(tmp_path):
