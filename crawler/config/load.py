@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from crawler.config.fields import SettingFault
 from crawler.config.sections import SECRET_FILES, Config, HostConfig
-from crawler.config.types import MASKED, split_host_port
+from crawler.config.types import MASKED, is_place, split_host_port
 from crawler.core.errors import ConfigError
 from crawler.core.text import did_you_mean
 
@@ -52,7 +52,9 @@ class _Given:
 
     def lay(self, layer: Mapping[str, tuple[Any, str]]) -> None:
         store, origin = layer.get("store", (None, ""))
-        if isinstance(store, str) and not {":", "/"}.isdisjoint(store):  # the short way to say where files are stored
+        if isinstance(store, str) and is_place(store):
+            if "store_url" in layer:
+                self.faults.append(f"{origin} and {layer['store_url'][1]}: give one of them, not both")
             layer = {key: given for key, given in layer.items() if key != "store"} | {"store_url": (store, origin)}
         for secret, file in SECRET_FILES.items():
             if secret in layer and file in layer:
