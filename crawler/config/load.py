@@ -302,6 +302,11 @@ def warnings(config: Config) -> list[str]:
         said.append("exclude has an empty expression, which matches every URL: no link that is found will be followed")
     if config.recrawl_every and config.recrawl_min > config.recrawl_max:
         said.append("recrawl_min is longer than recrawl_max: no interval is longer than recrawl_max")
+    said.extend(
+        f"server_names: no request comes by the name {name!r}: leave out scheme, port and path"
+        for name in config.server_names
+        if not set(name).isdisjoint("/ ") or name.count(":") == 1  # two are an address of IPv6
+    )
     place = urlsplit(config.store_url or "")
     if place.scheme == "file" and config.output and Path(unquote(place.path)).is_relative_to(Path(config.output).absolute()):
         said.append("store_url lies within the crawl's own directory: a disk that is lost takes the copies along")

@@ -489,6 +489,16 @@ def test_what_is_risky_is_said_aloud():
     assert warnings(Config(recrawl_every=60.0)) == [] and len(warnings(Config(recrawl_every=60.0, recrawl_max=60.0))) == 1
     stored = {place: warnings(Config(output="/crawls/a", store_url=f"file:///crawls/{place}")) for place in ("a/b", "ab", "b")}
     assert [place for place, said in stored.items() if said] == ["a/b"]
+    names = (
+        "crawler.example.org",
+        "127.0.0.1",
+        "::1",
+        "https://crawler.example.org",
+        "crawler.example.org:8443",
+        "example.org/crawler",
+    )
+    said = warnings(Config(server_names=names))
+    assert [name for name in names if any(repr(name) in line for line in said)] == [*names[3:]]
     assert warnings(Config(exclude=("a",))) == [] and len(warnings(Config(exclude=("a", "")))) == 1
     assert warnings(Config(method="HEAD")) == [] and len(warnings(Config(method="HEAD", depth=1))) == 1
 
