@@ -7,7 +7,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY crawler crawler
 COPY deploy/docker/build.sh deploy/docker/build.sh
-COPY deploy/constraints.txt deploy/build-constraints.txt deploy/
+COPY deploy/bytecode.py deploy/constraints.txt deploy/build-constraints.txt deploy/
 RUN sh deploy/docker/build.sh /opt/crawler
 
 FROM ${PYTHON}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from prometheus_client import generate_latest
+from support import image
 
 from crawler.config.load import load
 from crawler.config.sections import Config
@@ -260,6 +261,16 @@ def test_every_dependency_is_pinned_by_hash():
         blocks = re.split(r"\n(?=\S)", (DEPLOY / file).read_text().strip())
         pinned = {block.split("==")[0].lower().replace("_", "-").replace(".", "-"): "--hash=sha256:" in block for block in blocks}
         assert needed <= pinned.keys() and all(pinned.values()), file
+
+
+def test_the_image_is_built_from_what_the_engine_gets_to_see(tmp_path):
+    image.fill(tmp_path)
+    project = tomllib.loads((tmp_path / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    named = [project["project"]["readme"], *wheel["packages"], *(hook["path"] for hook in wheel["hooks"].values())]
+    scripts = re.findall(r"\bdeploy/[\w./-]+", (DEPLOY / "docker" / "build.sh").read_text().partition("set -eu")[2])
+    assert [path for path in (*named, *scripts) if not (tmp_path / path).exists()] == []
+    assert (tmp_path / "crawler" / "service" / "openapi.yaml").exists() and not list(tmp_path.rglob("__pycache__"))
 
 
 @pytest.mark.parametrize("name", COMPOSE)

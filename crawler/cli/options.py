@@ -13,6 +13,7 @@ from crawler.cli.arguments import CommandParser
 from crawler.config.fields import Setting
 from crawler.config.render import describe
 from crawler.config.sections import SECTIONS, Config
+from crawler.config.types import is_place
 
 SHORT: Final = {"input": "-i", "output": "-o", "workers": "-w"}
 _WORD: Final = {
@@ -45,6 +46,17 @@ NOT_FLAGS: Final = frozenset(("urls", "host"))
 """URLs stand alone on the command line; [[host]] tables need a file."""
 
 
+class _Store(argparse.Action):
+    """``--store URL`` beside ``--store embedded|memory`` is the other setting, ``store_url``: neither takes the other's place."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, value: Any, option: str | None = None) -> None:
+        before = getattr(namespace, self.dest, value)
+        if is_place(before) == is_place(value):
+            namespace.store = value
+        else:
+            namespace.store, namespace.store_url = sorted((before, value), key=is_place)
+
+
 def add_settings(parser: CommandParser, only: Collection[str] | None = None) -> None:
     """A flag for every setting, or for ``only`` these, grouped as the sections are, and -c for the file."""
     parser.add_argument("-c", "--config", metavar="FILE", help="TOML file with settings (see: crawler config show --example)")
@@ -63,7 +75,7 @@ def _add(group: Any, key: str, field: Setting) -> None:
         options["action"] = argparse.BooleanOptionalAction
     else:
         options["metavar"] = _metavar(key, field)
-        options["action"] = "append" if field.is_list else "store"
+        options["action"] = _Store if key == "store" else "append" if field.is_list else "store"
     group.add_argument(*names, **options)
 
 

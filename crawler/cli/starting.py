@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from crawler.core.errors import ConfigError, Exit, RemoteError, StorageError
+from crawler.core.errors import NO_PROC, ConfigError, Exit, RemoteError, StorageError
 
 if TYPE_CHECKING:
     import asyncio
@@ -174,6 +174,10 @@ def opened_for(config: Config, command: Command, parts: int) -> Iterator[Crawlin
         from crawler.fetch.cookies import check_file
 
         check_file(Path(config.cookies))  # one that cannot be read begins no directory
+    if config.parsers != 0 and not Path("/proc/self/statm").exists():
+        raise ConfigError(
+            f"{NO_PROC}: memory is not measured without it, and no parser process begins; with parsers = 0 none has to"
+        )
     _check_addresses(config, command)
     _check_database(config)
     if parts == 1:

@@ -80,6 +80,8 @@ def read_section(directory: Path, section: type[S], keys: Iterable[str] | None =
     except (OSError, ValueError, RecursionError, ConfigError) as error:
         if isinstance(error, OSError) and error.errno in OUR_ERRNOS:
             raise StorageError(f"{path}: {error.strerror}", errno=error.errno) from error
+        if isinstance(error, OSError):  # nothing is known against what stands in it
+            raise ConfigError(f"{path}: {error.strerror}") from error
         raise ConfigError(f"{path}: cannot be read as this crawl's configuration ({error}): restore it, or begin anew") from error
 
 

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from crawler.config.fields import SettingFault
 from crawler.config.sections import SECRET_FILES, Config, HostConfig
-from crawler.config.types import MASKED, split_host_port
+from crawler.config.types import MASKED, is_place, split_host_port
 from crawler.core.errors import ConfigError
 from crawler.core.text import did_you_mean
 
@@ -52,7 +52,9 @@ class _Given:
 
     def lay(self, layer: Mapping[str, tuple[Any, str]]) -> None:
         store, origin = layer.get("store", (None, ""))
-        if isinstance(store, str) and not {":", "/"}.isdisjoint(store):  # the short way to say where files are stored
+        if isinstance(store, str) and is_place(store):
+            if "store_url" in layer:
+                self.faults.append(f"{origin} and {layer['store_url'][1]}: give one of them, not both")
             layer = {key: given for key, given in layer.items() if key != "store"} | {"store_url": (store, origin)}
         for secret, file in SECRET_FILES.items():
             if secret in layer and file in layer:
@@ -137,6 +139,9 @@ def _file_layer(file: str, faults: list[str]) -> dict[str, tuple[Any, str]] | No
     for key, value in table.items():
         if key in Config.fields:
             layer[key] = value, f"{file}: {key}"
+        elif isinstance(value, dict):
+            where = "every setting stands above all tables, by its own name; the only table is [[host]]"
+            faults.append(f"{file}: there is no table [{key}]: {where}")
         else:
             faults.append(f"{file}: there is no setting {key}{did_you_mean(key, Config.fields)}")
     return layer
@@ -297,6 +302,11 @@ def warnings(config: Config) -> list[str]:
         said.append("exclude has an empty expression, which matches every URL: no link that is found will be followed")
     if config.recrawl_every and config.recrawl_min > config.recrawl_max:
         said.append("recrawl_min is longer than recrawl_max: no interval is longer than recrawl_max")
+    said.extend(
+        f"server_names: no request comes by the name {name!r}: leave out scheme, port and path"
+        for name in config.server_names
+        if not set(name).isdisjoint("/ ") or name.count(":") == 1  # two are an address of IPv6
+    )
     place = urlsplit(config.store_url or "")
     if place.scheme == "file" and config.output and Path(unquote(place.path)).is_relative_to(Path(config.output).absolute()):
         said.append("store_url lies within the crawl's own directory: a disk that is lost takes the copies along")

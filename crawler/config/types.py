@@ -323,3 +323,8 @@ ClusterUrl = Annotated[str, Check(cluster_url)]
 ApiUrl = Annotated[str, Check(api_url)]
 StoreUrl = Annotated[str, Check(store_url)]
 Text = Annotated[str, Check(not_empty, {"minLength": 1})]
+
+
+def is_place(store: str) -> bool:
+    """Whether what ``store`` was given is the short way to say where files are stored (``store_url``)."""
+    return not {":", "/"}.isdisjoint(store)

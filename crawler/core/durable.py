@@ -186,7 +186,7 @@ def missing(path: Path, mark: int, *, full: bool = True) -> StorageError:
     length = length_of(path)
     found = "missing" if length < 0 else f"only {length} bytes long"
     otherwise = "say that it is no longer kept: crawler retire DIR FILE" if full else "begin anew: --fresh"
-    advice = f"; put it back, or {otherwise}" if length < 0 else ""
+    advice = f"; put it back, or {otherwise}" if length < 0 else "; put it back whole, or begin anew: --fresh"
     return StorageError(f"{path}: {mark} bytes were committed, but it is {found}{advice}", final=True)
 
 

@@ -74,6 +74,9 @@ _ADVICE: Final = {
 """What to do about an error of this machine whose own words do not tell."""
 
 
+NO_PROC: Final = "/proc is not mounted (mount -t proc proc /proc)"
+
+
 def our_errno(error: BaseException | None) -> int:
     """The errno of an error if it is one of this machine's, else 0."""
     number = errno.ENOMEM if isinstance(error, MemoryError) else error.errno if isinstance(error, OSError) else None

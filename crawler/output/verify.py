@@ -7,7 +7,7 @@ Invariants: one pass over rows and records in bounded memory; a fault ends nothi
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
 from crawler.core.durable import OPEN, length_of, missing
@@ -28,10 +28,10 @@ def verify(
     """Check the crawl in ``root``; each fault is reported in one sentence. What is retired meanwhile is none: ``is_retired``, and
     ``marks_now`` as of the last commit, know of that."""
     findings = Findings(report, rows_retired=_are_rows_retired(marks))
-    _check_lengths(root, marks, marks_now, findings)
+    faulty = _check_lengths(root, marks, marks_now, findings)
 
     def is_skipped(file: str) -> bool:
-        findings.rows_retired |= (skipped := is_retired(file))
+        findings.rows_retired |= (skipped := file in faulty or is_retired(file))
         return skipped
 
     checkers: dict[Kind | None, Checker] = {kind: kind.checker(root, marks, findings) for kind in KINDS.values()}
@@ -58,8 +58,8 @@ def _are_rows_retired(marks: Mapping[str, Mark]) -> bool:
 
 def _check_lengths(
     root: Path, marks: Mapping[str, Mark], marks_now: Callable[[], Mapping[str, Mark]], findings: Findings
-) -> None:
-    """A file that was deleted since the marks were read had been marked as retired before."""
+) -> Set[str]:
+    """The files that are missing or too short. One deleted since the marks were read had been marked as retired before."""
     faults: dict[str, StorageError] = {}
     for file, mark in sorted(marks.items()):
         if not mark.retired:
@@ -72,9 +72,10 @@ def _check_lengths(
     if faults:
         with contextlib.suppress(StorageError):  # the store's faults are told by the store
             is_gone = retired_in(marks_now())
-    for file, fault in faults.items():
-        if not is_gone(file):
-            findings.fault(str(fault))
+    faulty = {file: fault for file, fault in faults.items() if not is_gone(file)}
+    for fault in faulty.values():
+        findings.fault(str(fault))
+    return faulty.keys()
 
 
 def _check_length(path: Path, mark: Mark) -> None:

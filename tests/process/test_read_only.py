@@ -112,11 +112,42 @@ def test_an_archive_that_may_not_be_read_is_not_found_to_be_without_faults(tmp_p
     assert (ended.returncode, ended.stdout) == (3, f"{archive}: Permission denied\n"), ended
 
 
-def test_where_the_shared_memory_is_full_the_temporary_directory_does(tmp_path):
-    script = 'mount -t tmpfs -o size=4k full /dev/shm && { cat /dev/zero >/dev/shm/all; exec "$@"; }'
-    before = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"]), "sh", "-c", script, "sh"]
+def mounted(script: str) -> list[str]:
+    """Words before a command, which sees the mounts that ``script`` makes."""
+    before = [
+        "unshare",
+        "--mount",
+        *([] if os.geteuid() == 0 else ["--map-root-user"]),
+        "sh",
+        "-c",
+        f'{script} && exec "$@"',
+        "sh",
+    ]
     if subprocess.run([*before, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no mount namespaces here")
+    return before
+
+
+def test_without_proc_no_store_is_called_damaged_and_a_crawl_says_what_it_lacks(tmp_path):
+    before, out = mounted("mount -t tmpfs none /proc"), tmp_path / "out"
+    web = webs.Web(default=lambda host, path: webs.page("/1") if path == "/0" else webs.text("page"))
+    with web.running():
+        url = web.url("127.0.0.1", "/0")
+        run = ["run", url, "-o", str(out), "--depth", "1", *LOCAL]
+        pages = ["export", str(out), "--format", "pages"]
+        verify = ["verify", str(out)]
+        ends = []
+        for command in (run, [*run, "--parsers", "0"], verify, pages):
+            done = subprocess.run([*before, *command_of(command)], env=CLEAN, capture_output=True, text=True, timeout=60)
+            ends.append((done.returncode, done.stderr.splitlines()[-1]))
+    (refused, why), (crawled, _), (verified, counts), (unread, what) = ends
+    assert (refused, crawled, verified, unread) == (2, 0, 0, 2), ends
+    assert why.startswith("crawler: /proc is not mounted") and what.startswith("crawler: /proc is not mounted"), ends
+    assert "2 rows: no faults" in counts, ends
+
+
+def test_where_the_shared_memory_is_full_the_temporary_directory_does(tmp_path):
+    before = mounted("mount -t tmpfs -o size=4k full /dev/shm && { cat /dev/zero >/dev/shm/all; true; }")
     out = str(tmp_path / "out")
     web = webs.Web(default=lambda host, path: webs.text("page"))
     with web.running():

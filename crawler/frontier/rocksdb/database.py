@@ -123,7 +123,10 @@ def files_max_to_read(path: Path) -> int:
     """All of them, if this process may hold so many open: none goes while it is read, whatever the writer merges meanwhile."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     tables = sum(file.suffix == ".sst" for file in path.iterdir())
-    held = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    try:
+        held = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    except FileNotFoundError:  # no /proc is mounted: the store is none the worse for it
+        return files_max_default()
     most = min(TO_READ_MAX, (soft - held) // 2) if soft >= 0 else TO_READ_MAX
     return FILES_ALL if tables <= most else files_max_default()
 

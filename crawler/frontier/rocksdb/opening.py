@@ -24,6 +24,7 @@ from crawler.frontier.rocksdb.watermark import NAME, noted
 logger: Final = logging.getLogger(__name__)
 
 _BEING_MADE: Final = "the frontier store is not made yet: this crawl has just begun, or its first start was cut off"
+_CURE: Final = "restore a copy of the crawl, or begin anew: --fresh"
 _DAMAGED: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
@@ -35,7 +36,7 @@ def open_database(path: Path, memory_bytes: int, *, read_only: bool = False) -> 
         if not (path / "CURRENT").exists() and (read_only or _has_data(path)):
             if _is_being_made(path):
                 raise StorageError(f"{path}: {_BEING_MADE}", final=True)
-            raise StorageError(f"{path}: no frontier store here, or its file CURRENT is missing", final=True)
+            raise StorageError(f"{path}: no frontier store here, or its file CURRENT is missing: {_CURE}", final=True)
         if (synced := noted(path)) is None:
             if not read_only:
                 logger.warning("%s is damaged: this start cannot tell whether the store lost acknowledged commits", path / NAME)
@@ -60,7 +61,8 @@ def open_database(path: Path, memory_bytes: int, *, read_only: bool = False) -> 
         told = storage_error(error)
         damaged = told.final or told.errno in _DAMAGED
         what = "the frontier store is damaged" if damaged else "the frontier store cannot be opened"
-        raise StorageError(f"{path}: {what}: {error}", errno=told.errno, final=damaged) from error
+        cure = f"; {_CURE}" if damaged else ""
+        raise StorageError(f"{path}: {what}: {error}{cure}", errno=told.errno, final=damaged) from error
 
 
 def _look(path: Path, memory_bytes: int, synced: int) -> None:
@@ -78,7 +80,7 @@ def _not_before(synced: int, database: Database) -> Database:
         return database
     database.close()
     what = f"it can be read up to entry {end} only, {synced} were acknowledged"
-    raise StorageError(f"{database.path}: the frontier store is damaged: {what}", final=True)
+    raise StorageError(f"{database.path}: the frontier store is damaged: {what}; {_CURE}", final=True)
 
 
 def _has_data(path: Path) -> bool:
@@ -97,7 +99,7 @@ def read_schema(database: Database) -> Schema | None:
     value = database.get("meta", SCHEMA_KEY)
     if value is None:
         if database.get("meta", STATE_KEY) is not None or any(database.scan("seen")):
-            raise StorageError(f"{database.path}: the frontier store is damaged: it does not say its schema", final=True)
+            raise StorageError(f"{database.path}: the frontier store is damaged: it does not say its schema; {_CURE}", final=True)
         return None
     schema = decode_schema(value)
     if schema.schema > SCHEMA:

@@ -64,6 +64,15 @@ def test_all_faults_are_told_at_once_each_with_its_place_and_remedy(tmp_path):
     ))  # fmt: skip
 
 
+def test_settings_below_a_heading_are_told_to_stand_above_it(tmp_path):
+    """A likely name was suggested, as for a misspelt setting: crawl_delay_cap for [crawl]."""
+    file = write(tmp_path, "[crawl]\ndepth = 3\n")
+    told = (
+        f"{file}: there is no table [crawl]: every setting stands above all tables, by its own name; the only table is [[host]]"
+    )
+    assert faults(file=file) == (told,)
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
@@ -454,6 +463,13 @@ def test_a_crawl_toml_that_is_endless_in_some_way_cannot_be_read(tmp_path: Path,
         crawl_toml.read_identity(tmp_path)
 
 
+def test_a_crawl_toml_that_may_not_be_read_is_no_reason_to_begin_anew(tmp_path: Path) -> None:
+    (tmp_path / "crawl.toml").mkdir()
+    with pytest.raises(ConfigError) as raised:
+        crawl_toml.read_identity(tmp_path)
+    assert raised.value.faults == (f"{tmp_path / 'crawl.toml'}: Is a directory",)
+
+
 def test_starting_from_the_effective_configuration_does_not_begin_anew(tmp_path):
     assert load(environ={}, file=str(crawl_toml.write_effective(tmp_path, Config(fresh=True)))).config.fresh is False
 
@@ -473,6 +489,16 @@ def test_what_is_risky_is_said_aloud():
     assert warnings(Config(recrawl_every=60.0)) == [] and len(warnings(Config(recrawl_every=60.0, recrawl_max=60.0))) == 1
     stored = {place: warnings(Config(output="/crawls/a", store_url=f"file:///crawls/{place}")) for place in ("a/b", "ab", "b")}
     assert [place for place, said in stored.items() if said] == ["a/b"]
+    names = (
+        "crawler.example.org",
+        "127.0.0.1",
+        "::1",
+        "https://crawler.example.org",
+        "crawler.example.org:8443",
+        "example.org/crawler",
+    )
+    said = warnings(Config(server_names=names))
+    assert [name for name in names if any(repr(name) in line for line in said)] == [*names[3:]]
     assert warnings(Config(exclude=("a",))) == [] and len(warnings(Config(exclude=("a", "")))) == 1
     assert warnings(Config(method="HEAD")) == [] and len(warnings(Config(method="HEAD", depth=1))) == 1
 

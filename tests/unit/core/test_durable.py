@@ -49,7 +49,7 @@ def test_a_file_missing_or_shorter_than_its_mark_is_final_and_named(tmp_path, th
         (tmp_path / "f").write_bytes(there)
     with pytest.raises(StorageError, match=r"f: 3 bytes were committed, but it is (missing|only \d bytes long)") as raised:
         MarkedFile.open(tmp_path / "f", 3)
-    assert raised.value.final
+    assert raised.value.final and "; put it back" in str(raised.value)
 
 
 def test_after_a_failed_write_nothing_but_cut_and_close(tmp_path):

@@ -403,7 +403,8 @@ def test_a_damaged_directory_is_named(tmp_path: Path, damage: str) -> None:
         victim.unlink()
     else:
         victim.write_bytes(content[: len(content) // 2] if how == "short" else b"\xff" * len(content))
-    assert refused(path).final
+    error = refused(path)
+    assert error.final and "restore a copy of the crawl, or begin anew: --fresh" in str(error)
     assert len(list(path.glob("*.sst"))) >= 5  # nothing was made anew over it
 
 

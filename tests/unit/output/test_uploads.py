@@ -13,6 +13,8 @@ from support.object_store import BUCKET, object_store
 from support.programs import LOCAL, command
 from support.webs import Web, page
 
+from crawler.cli.arguments import CommandParser
+from crawler.cli.options import add_settings, flags
 from crawler.config.load import load
 from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import Mark
@@ -274,6 +276,19 @@ def test_store_is_short_for_store_url_wherever_it_stands(tmp_path):
         config = load(**{"environ": {}, "file": str(tmp_path / "c.toml")} | given).config
         assert (config.store, config.store_url) == ("embedded", "s3://bucket/x")
     assert load(environ={}, file=str(tmp_path / "c.toml")).config.store_url == "s3://bucket/from-file"
+
+
+def test_neither_store_takes_the_place_of_the_other():
+    """Of ``--store`` given twice the last counted alone: nothing was stored elsewhere, and nobody told so."""
+    parser = CommandParser("run", "run", "")
+    add_settings(parser)
+    for words in (["--store", "s3://bucket/x", "--store", "embedded"], ["--store=embedded", "--store=s3://bucket/x"]):
+        config = load(flags(parser.parse(words)), environ={}).config
+        assert (config.store, config.store_url) == ("embedded", "s3://bucket/x")
+    with pytest.raises(ConfigError, match="store = memory forgets"):
+        load(flags(parser.parse(["--store=s3://bucket/x", "--store=memory"])), environ={})
+    with pytest.raises(ConfigError, match="--store and --store-url: give one of them, not both"):
+        load(flags(parser.parse(["--store=s3://bucket/x", "--store-url=s3://bucket/y"])), environ={})
 
 
 def test_a_directory_without_its_scheme_is_told_how_to_be_written():

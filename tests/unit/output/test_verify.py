@@ -110,6 +110,14 @@ def test_an_index_that_is_missing_is_one_fault(crawl):
     assert (found.faults, len(faults)) == (1, 1), faults
 
 
+@pytest.mark.parametrize("harm", ["missing", "shorter"])
+def test_results_that_are_missing_or_shorter_are_one_fault(crawl, harm):
+    path = first_of(crawl, "results")
+    path.unlink() if harm == "missing" else os.truncate(path, path.stat().st_size // 2)
+    found, faults = check(crawl)
+    assert (found.faults, len(faults)) == (1, 1), faults
+
+
 def test_rows_of_a_missing_file_do_not_hide_those_of_the_next(crawl):
     """One fault, of the file itself: its rows have nothing to be checked against, and all others have their records."""
     path = first_of(crawl, "warc")
