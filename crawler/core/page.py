@@ -162,9 +162,8 @@ class Body:
                     return
                 yield chunk
 
-    def move(self, target: Path) -> None:
-        """Put the sealed body at ``target``, by one rename where that is on the file system of ``tmp``; it is read there from now
-        on."""
+    def spool(self) -> Path:
+        """Put the sealed body into a file of ``tmp``, where it is read from now on: that file."""
         if self.path is None:
             self._digest()
             self._spill()
@@ -172,8 +171,14 @@ class Body:
             with _ours():
                 os.close(fd)
         assert self.path is not None
+        return self.path
+
+    def move(self, target: Path, *, syncing: bool = False) -> None:
+        """Put the sealed body at ``target``, by one rename where that is on the file system of ``tmp``; it is read there from now
+        on. ``syncing``: where it is on another, durably."""
+        path = self.spool()
         with _ours():
-            replace(self.path, target)
+            replace(path, target, syncing=syncing)
         self.path = target
         self._owned = False
 

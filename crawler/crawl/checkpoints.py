@@ -70,7 +70,7 @@ def take_still(root: Path) -> Copied:
         taken = []
         try:
             if division is not None:
-                (checkpoint.made / FRONTIER).mkdir()
+                checkpoint.make(FRONTIER)
             for part, store in enumerate(stores):
                 cut = checkpoint.cut()
                 try:
@@ -134,7 +134,7 @@ async def take_of_all(cutters: Cutters, root: Path, name: str | None = None) -> 
     checkpoint = Checkpoint(root, name)
     await asyncio.to_thread(checkpoint.prepare)
     try:
-        (checkpoint.made / FRONTIER).mkdir()
+        checkpoint.make(FRONTIER)
         try:
             await cutters.hold_exchange()
             await cutters.cut(checkpoint.made)

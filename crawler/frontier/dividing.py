@@ -103,7 +103,7 @@ def clean_up(path: Path, before: Mapping[Path, object], new: Division, part_of: 
             _delete(path, store)
     if new.parts > 1:
         _sweep(path)
-    shutil.rmtree(path.parent / FOLDER, ignore_errors=True)
+    _empty_exchange(path.parent / FOLDER)
     with storing(path):
         (path / MOVING_NAME).unlink()
     sync_dir(path)
@@ -126,11 +126,28 @@ def _opened(store: Path, new: Division) -> contextlib.closing[MovingStore]:
 
 
 def _delete(path: Path, store: Path) -> None:
-    """A store whose hosts are all elsewhere; without its CURRENT it is none, however much is left of it."""
+    """A store whose hosts are all elsewhere; without its CURRENT it is none, however much is left of it: also once the power
+    fails."""
     with storing(store):
         (store / "CURRENT").unlink(missing_ok=True)
-        if store != path:
+    sync_dir(store)
+    if store != path:
+        with storing(store):
             shutil.rmtree(store)
+
+
+def _empty_exchange(folder: Path) -> None:
+    """Of what the parts have sent each other all has arrived. One file that stayed would be taken, once as many have been written
+    anew, for the one that follows."""
+    with storing(folder):
+        if not folder.exists():
+            return
+        for file in folder.iterdir():
+            if file.is_file():
+                file.unlink()
+    sync_dir(folder)
+    with contextlib.suppress(OSError):  # a disk may be mounted there
+        folder.rmdir()
 
 
 def _sweep(path: Path) -> None:

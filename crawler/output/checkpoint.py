@@ -61,8 +61,9 @@ class Cut:
         where in the directory it is."""
         began = time.monotonic()
         marks = copy_store(self._made / store)
-        for folder in {file.partition("/")[0] for file in marks}:
-            (self._made / folder).mkdir(exist_ok=True)
+        with storing(self._made):
+            for folder in {file.partition("/")[0] for file in marks}:
+                (self._made / folder).mkdir(exist_ok=True)
         for file, mark in marks.items():
             if not mark.retired:
                 self._take(file, mark)
@@ -147,6 +148,11 @@ class Checkpoint:
             for left in self.made.parent.glob(f"*{_UNFINISHED}"):
                 shutil.rmtree(left)
             self.made.mkdir()
+
+    def make(self, folder: str) -> None:
+        """One in which cuts put what is theirs."""
+        with storing(self.made):
+            (self.made / folder).mkdir()
 
     def cut(self) -> Cut:
         """Of one store, to be taken."""

@@ -77,7 +77,8 @@ def open_directory(root: Path, config: Config) -> Iterator[Path]:
             _set_aside(root)
             if config.keep_previous is not None:
                 _forget(root, config.keep_previous)
-        _check_identity(root, config)
+        else:
+            _check_identity(root, config)
         make_tmp(root / "tmp")
         if is_somebodys(mine := root / FILE_NAME):
             logger.warning("%s was written by hand: kept as %s", mine, root / lose(root, mine))
@@ -124,14 +125,19 @@ def _set_aside(root: Path) -> None:
     if not parts:
         return
     half = _half_moved(root, parts)
+    if half is None and all(path.name in (FILE_NAME, "tmp") for path in parts):
+        return  # a start that failed, or was killed, before it had begun anything: no earlier crawl makes way for it
     aside = half or _free_name(root)
     moved: list[Path] = []
     with storing(root):
         aside.mkdir(exist_ok=half is not None)
+        sync_dir(root)
         try:
-            for path in parts:
+            for path in parts:  # one after the other, also for a power cut: what has moved tells where the rest belongs
                 path.rename(aside / path.name)
                 moved.append(path)
+                sync_dir(aside)
+                sync_dir(root)
         except OSError as error:
             for done in reversed(moved):
                 (aside / done.name).rename(done)
@@ -141,8 +147,6 @@ def _set_aside(root: Path) -> None:
                 raise
             advice = "a disk is mounted there: empty it, or give another --output"
             raise ConfigError(f"{path}: it cannot be set aside: {advice}") from error
-    sync_dir(aside)
-    sync_dir(root)
 
 
 def _free_name(root: Path) -> Path:

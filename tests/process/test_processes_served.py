@@ -377,6 +377,20 @@ def test_lists_exclusions_and_choices_are_those_of_all(daemon, web):
     assert b"mine" in page
 
 
+def test_urls_that_were_forgotten_are_new_whichever_process_finds_them_again(daemon, web):
+    """Links that a process had sent lately it did not send again."""
+    json_type = {"Content-Type": "application/json"}
+
+    def visits(path: str) -> int:
+        return sum(visit.path == path for visit in web.visits)
+
+    daemon.ask("POST", "/v1/seeds", "\n".join(web.url(host, "/q") for host in HOSTS).encode())
+    until(daemon, lambda status: visits("/qxx") == 20 and status["done"] == status["known"])
+    for path, order, host in [("/qx", "remove", host) for host in HOSTS] + [("/q", "retry", host) for host in HOSTS]:
+        assert daemon.ask("POST", f"/v1/{order}", json.dumps({"url": web.url(host, path)}).encode(), json_type)["count"] == 1
+    until(daemon, lambda status: visits("/qx") == 40 and status["done"] == status["known"])
+
+
 def test_a_recrawl_is_of_all_their_pages(daemon):
     there = daemon.ask("GET", "/v1/status")["outcomes"]["ok"]
     daemon.ask("POST", "/v1/recrawl")

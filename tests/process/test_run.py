@@ -255,6 +255,7 @@ def test_what_pages_say_to_robots_is_honoured_where_robots_txt_is(tmp_path, gene
 
 def test_a_crawl_can_be_set_aside_as_often_as_one_likes(tmp_path):
     for number in range(3):
+        (tmp_path / "frontier").mkdir()
         (tmp_path / "crawl.toml").write_text(str(number))
         _set_aside(tmp_path)
     assert sorted(path.read_text() for path in tmp_path.glob("previous-*/crawl.toml")) == ["0", "1", "2"]

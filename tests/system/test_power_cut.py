@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 from support.crews import are_gone, children, parts_of
-from support.faults.log import notes, read_log
+from support.faults.log import Kind, notes, read_log
 from support.faults.mixed import MixedCrawl, acknowledged_by
 from support.faults.powercut import Disk
 from support.faults.shim import Faults
 from support.paths import SUPPORT
-from support.programs import CLEAN, crawler
+from support.programs import CLEAN, LOCAL, crawler
 from support.sinful import running
+from support.webs import Answer, Web
 
 CUTS = int(os.environ.get("POWER_CUTS", "2"))
 PAGES = 300 if CUTS > 10 else 150
@@ -119,3 +120,39 @@ def test_what_was_acknowledged_needs_nothing_that_is_not_synced(tmp_path: Path, 
         ended = crawler(*machine.command())
         assert ended.returncode == 0, ended.stderr
         crawl.check(machine.disk / "out", machine.acknowledged)
+
+
+class NamesAlone(Worst):
+    """Every name is as it was last; of what was not synced no byte is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._chosen = iter(("none", "all"))
+
+    def choice(self, seq):
+        return next(self._chosen)
+
+
+def test_a_body_that_is_kept_already_outlives_a_power_cut_when_it_comes_again(tmp_path: Path) -> None:
+    """A file system may make a name durable before the bytes that it stands for: ``files`` gave the name of a body that was
+    committed to the same bytes anew, unsynced."""
+    bodies = {"/1": b"same " * 1000, "/2": b"same " * 1000, "/3": b"small", "/4": b"small"}
+    web = Web(default=lambda host, path: Answer(body=bodies[path], wait=0.0 if path in ("/1", "/3") else 0.6))
+    faults = Faults(tmp_path / "disk", tmp_path / "aside")
+    out = faults.folder / "out"
+    with web.running():
+        urls = [web.url(f"127.0.3.{path[1:]}", path) for path in bodies]
+        command = [sys.executable, str(NOTED), "run", *urls, "-o", str(out), *LOCAL, "--archive", "files", "--processes", "1"]
+        ended = subprocess.run(command, env=CLEAN | faults.environment, stdin=subprocess.DEVNULL, check=False)
+    assert ended.returncode == 0
+    records = read_log(faults.log)
+    named = [at for at, record in enumerate(records, 1) if record.kind is Kind.RENAME and "/files/" in record.other]
+    assert len(named) >= 2
+    for cut in named:
+        left = tmp_path / f"left-{cut}"
+        Disk(faults.folder, None, MAPPED).play(records[:cut]).rebuild(left, NamesAlone())
+        acknowledged = acknowledged_by(notes(records, cut))
+        if acknowledged:
+            verified = crawler("verify", str(left / "out"))
+            assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert acknowledged

@@ -47,6 +47,10 @@ class Outbox:
             self._files.write(segment(to, packing.parcel))
             self.links_sent += packing.links
 
+    def forget(self) -> None:
+        """As ``Parcels.forget``."""
+        self._parcels.forget()
+
     # -- as a file of the commit ----------------------------------------------------------------------------------
 
     def sync(self) -> dict[str, Mark]:

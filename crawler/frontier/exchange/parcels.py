@@ -60,6 +60,10 @@ class Parcels:
     def undone(self) -> None:
         self._sending.clear()
 
+    def forget(self) -> None:
+        """What was sent is sent again where it is found again: others may have forgotten it. From any thread."""
+        self._sent.clear()
+
     def of(self, prepared: Prepared) -> Iterator[tuple[int, Packing]]:
         """(part, parcel) of all that the batch found for others."""
         parcels: dict[int, Packing] = {}

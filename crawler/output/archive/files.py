@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from crawler.config.sections import ArchiveConfig
-from crawler.core.durable import is_there, open_there, storing, sync_file_system
+from crawler.core.durable import is_there, length_of, open_there, storing, sync_file_system
 from crawler.core.errors import StorageError
 from crawler.core.model import Done, Lease, Mark, Ref
+from crawler.core.page import Body
 from crawler.core.sniff import EXTENSIONS
 from crawler.output.archive.kind import Findings, Kept, Place, UnmarkedArchive
 
@@ -29,9 +30,11 @@ class FilesArchive(UnmarkedArchive):
         """Bodies are renamed into place, or copied where that is on another file system than the spool."""
         self._root = root
         self._dirty = False
+        self._again: list[tuple[Body, Path]] = []  # of a batch: those whose names are given already
 
     def append(self, lease: Lease, done: Done) -> Kept:
-        """The body of the same digest is replaced by itself: what a power cut may have left of an uncommitted one goes."""
+        """The body of the same digest is replaced by itself: what a power cut may have left of an uncommitted one goes. Only by
+        one that is durable: pages that are committed may have that name."""
         known = lease.known
         if done.page.status == 304 and known and known.archive and known.can_be_confirmed:
             return Kept(known.archive, known.archive, known.archived_at or known.fetched_at, unmodified=True)
@@ -43,11 +46,20 @@ class FilesArchive(UnmarkedArchive):
             with storing(path.parent):
                 path.parent.mkdir(parents=True, exist_ok=True)
         self._dirty = True
-        body.move(path)
+        if length_of(path) >= 0:
+            body.spool()
+            self._again.append((body, path))
+        else:
+            body.move(path)
         ref = Ref(name, 0, body.size)
         return Kept(ref, ref, done.page.fetched_at)
 
     def sync(self) -> dict[str, Mark]:
+        if self._again:
+            sync_file_system(self._again[0][0].spool())
+            for body, path in self._again:
+                body.move(path, syncing=True)
+            self._again.clear()
         if self._dirty:
             sync_file_system(self._root / FOLDER)
             self._dirty = False
@@ -55,6 +67,7 @@ class FilesArchive(UnmarkedArchive):
 
     def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
         self._dirty = False
+        self._again.clear()
         return []
 
 

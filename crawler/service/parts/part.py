@@ -121,6 +121,7 @@ class Deputy:
             "reconfigure": self.reconfigure,
             "revive": lambda which: self._direct.revive(_selections.decode(which)),
             "remove": lambda which: self._direct.remove(_selections.decode(which)),
+            "forget_sent": self.forget_sent,
             "may_recrawl": self._direct.may_recrawl,
             "recrawl": lambda before, match, which: self._direct.order_recrawl(before, match, _selections.decode(which)),
             "progress": self.progress,
@@ -162,6 +163,11 @@ class Deputy:
     def pace(self, rate: float, bandwidth: float) -> bool:
         self._crawl.fetcher.pace(rate, bandwidth)
         return True
+
+    def forget_sent(self) -> None:
+        """Another part has forgotten URLs: found again here, they are sent again."""
+        if self._crawl.pump.intake is not None:
+            self._crawl.pump.intake.exchange.outbox.forget()
 
     async def lookup(self, url: str) -> bytes:
         return encode(await self._direct.lookup(url))

@@ -182,7 +182,10 @@ class SteeredParts:
         return await self._choose("revive", which)
 
     async def remove(self, which: Selection) -> int:
-        return await self._choose("remove", which)
+        try:
+            return await self._choose("remove", which)
+        finally:  # some may be, also where not all parts have answered
+            self._crew.tell_all("forget_sent")
 
     async def recrawl(self, older_than_s: float, match: str | None, which: Selection) -> None:
         """All parts that have such URLs take the order, or none does: one order at a time, and all are asked before. Where one

@@ -6,10 +6,14 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from rocksdict import Options, Rdict
+from support.faults.log import Kind, read_log
+from support.faults.powercut import Disk
+from support.faults.shim import Faults
 from support.paths import ROOT
 from support.programs import CLEAN, LOCAL, command, crawler, rows_of
 from support.webs import Answer, Web, page, redirect
@@ -167,6 +171,55 @@ def test_cut_off_anywhere_it_is_gone_on_with(begun, tmp_path, before, after, str
     uncut, *cut = ended.stdout.splitlines()
     assert len(cut) * stride > 10
     assert [number for number, line in enumerate(cut, 1) if line != uncut] == []
+
+
+DIVIDES = "import sys; from pathlib import Path; from divided import divide; divide(Path(sys.argv[1]), int(sys.argv[2]))"
+
+
+def divides(root: Path, parts: int, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", DIVIDES, str(root), str(parts)]
+    return subprocess.run(command, env=CLEAN | (environment or {}), cwd=SUPPORT, capture_output=True, text=True, check=False)
+
+
+def sent(root: Path) -> list[str]:
+    """Files of what the parts have sent each other."""
+    return [path.name for path in root.glob("exchange/*")]
+
+
+def test_what_parts_have_sent_each_other_is_gone_or_the_division_is_not_over(begun, tmp_path):
+    """A file that stayed was taken for one of the next division's, when that had written as many: exit 3 at every start."""
+    faults = Faults(tmp_path / "disk", tmp_path / "aside")
+    root = faults.folder / "out"
+    shutil.copytree(begun[1][3], root)
+    assert sent(root)
+    faults.rules("unlink 1- EIO */exchange/*")
+    ended = divides(root, 2, faults.environment)
+    assert ended.returncode == 1 and "StorageError" in ended.stderr
+    assert divides(root, 2).returncode == 0
+    assert not sent(root) and division_at(root / "frontier").parts == 2
+
+
+def test_after_a_power_cut_nothing_of_what_was_given_away_is_there_by_half(begun, tmp_path):
+    """Names are safe once their folder was synced, and of others any may be: also a store's CURRENT when all else has gone."""
+    faults = Faults(tmp_path / "disk", tmp_path / "aside")
+    root = faults.folder / "out"
+    shutil.copytree(begun[1][3], root)
+    shutil.copytree(faults.folder, tmp_path / "before")
+    assert divides(root, 2, faults.environment).returncode == 0
+    records = read_log(faults.log)
+    end = max(at for at, record in enumerate(records) if record.kind is Kind.UNLINK and record.path.endswith(MOVING_NAME))
+
+    def after(cut: int, kept: Callable[[str], bool]) -> Path:
+        """What is left if these of the names that were deleted, and not safely, are there again."""
+        disk = Disk(faults.folder, tmp_path / "before", {"out", "synced"}).play(records[:cut])
+        disk._names = [each for each in disk._names if each.new is not None or each.old is None or not kept(each.old[1])]
+        disk.rebuild(left := tmp_path / f"left-{cut}")
+        return left / "out"
+
+    half = after(end, lambda name: name in ("CURRENT", "part-02"))
+    ended = divides(half, 2)
+    assert ended.returncode == 0, ended.stderr
+    assert not sent(after(len(records), lambda name: True))
 
 
 @pytest.mark.parametrize("parts", [1, 2])

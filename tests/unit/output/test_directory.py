@@ -3,6 +3,8 @@
 import errno
 import fcntl
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +13,9 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from support.faults.log import read_log
+from support.faults.powercut import Disk
+from support.faults.shim import Faults
 
 from crawler.config.crawl_toml import write_effective
 from crawler.config.sections import Config
@@ -77,6 +82,51 @@ def test_an_earlier_crawl_is_kept_whole_though_a_kill_came_while_it_was_set_asid
         pass
     [aside] = tmp_path.glob("previous-*")
     assert {path.name for path in aside.iterdir()} == {"frontier", "warc", "results", "tmp", "crawl.toml"}
+
+
+@pytest.mark.parametrize("store", ["embedded", "memory"])
+def test_no_earlier_crawl_makes_way_for_a_start_that_has_begun_nothing(tmp_path: Path, store: str) -> None:
+    """One with --fresh that failed, or was killed at once, and came again: what was kept was its settings, and the crawl before
+    it was deleted."""
+    with open_directory(tmp_path, Config(output=str(tmp_path))):
+        (tmp_path / "frontier").mkdir()
+    for depth in range(3):
+        config = Config(output=str(tmp_path), store=store, archive="discard", depth=depth, fresh=True, keep_previous=1)
+        with open_directory(tmp_path, config):
+            pass
+    [aside] = tmp_path.glob("previous-*")
+    assert (aside / "frontier").is_dir()
+
+
+SET_ASIDE = """
+import sys
+from crawler.config.sections import Config
+from crawler.output.directory import open_directory
+with open_directory(__import__("pathlib").Path(sys.argv[1]), Config(output=sys.argv[1], fresh=True)):
+    pass
+"""
+
+
+def test_an_earlier_crawl_is_whole_whenever_the_power_fails_while_it_is_set_aside(tmp_path: Path) -> None:
+    """Of names that are not synced any may be missing: all of it was gone with the new folder, or half of it left behind."""
+    faults = Faults(tmp_path / "disk", tmp_path / "aside")
+    parts = ["frontier", "warc", "results", "crawl.toml"]
+    for name in parts[:3]:
+        (faults.folder / name).mkdir()
+        (faults.folder / name / "file").write_text(name)
+    write_effective(faults.folder, Config(output=str(faults.folder)))
+    shutil.copytree(faults.folder, tmp_path / "before")
+    command = [sys.executable, "-c", SET_ASIDE, str(faults.folder)]
+    assert subprocess.run(command, env=os.environ | faults.environment, check=False).returncode == 0
+    records = read_log(faults.log)
+    for seed in range(200):
+        rng = random.Random(seed)
+        left = tmp_path / f"left-{seed}"
+        Disk(faults.folder, tmp_path / "before").play(records[: rng.randint(0, len(records))]).rebuild(left, rng)
+        aside = next(left.glob("previous-*"), left / "none")
+        moved = [name for name in parts if (aside / name / "file").exists() or (name == "crawl.toml" and (aside / name).exists())]
+        assert moved == parts[: len(moved)], "what has moved tells where the rest belongs"
+        assert all((left / name).exists() for name in parts[len(moved) :])
 
 
 def test_a_crawl_that_was_kept_in_memory_is_told_apart_from_none(tmp_path: Path) -> None:
