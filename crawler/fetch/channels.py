@@ -15,6 +15,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
+from crawler.config.types import split_host_port
 from crawler.core.errors import OUR_ERRNOS, StorageError, lack_of
 
 if TYPE_CHECKING:
@@ -54,7 +55,10 @@ _REASONS: Final = {
     "ARES_EBADRESP": "servfail",
     "ARES_ETIMEOUT": "dns_timeout",
     "ARES_ECONNREFUSED": "resolver_unreachable",
+    "ARES_ENOSERVER": "resolver_unreachable",
 }
+_NO_SERVER: Final = 26
+"""ARES_ENOSERVER, which pycares has no name for."""
 _OURS: Final = {"ARES_ENOMEM": errno.ENOMEM, "ARES_EFILE": errno.EMFILE}
 """A lack of this machine: it may be over by now."""
 KEPT_BY_CARES: Final = frozenset({"nxdomain", "no_address"})
@@ -85,8 +89,10 @@ class Channel:
             return
         if (error := query.exception()) is None:
             self.kept_bytes += _kept_bytes(host, query.result(), responses)
-        elif _REASONS.get(_name_of(error)) in KEPT_BY_CARES:
+        elif _REASONS.get(name := _name_of(error)) in KEPT_BY_CARES:
             self.kept_bytes += DENIED_BYTES
+        elif name == "ARES_ENOSERVER":  # and looks for none any more
+            self.kept_bytes = CHANNEL_BYTES_MAX + 1
 
     def deny(self, host: str) -> None:
         if len(self.denied) < DENIED_MAX:
@@ -105,7 +111,7 @@ class Channels:
 
     def __init__(self, nameservers: Sequence[str], timeout_s: float) -> None:
         self._loop = asyncio.get_running_loop()
-        self._nameservers = list(nameservers) or None
+        self._nameservers = [_as_cares_has_it(server) for server in nameservers] or None
         self._try_s = min(max(timeout_s / _TRIES, 0.25), _TRY_S_MAX)
         self._all: WeakSet[Channel] = WeakSet()
         self.latest: Channel | None = None
@@ -197,7 +203,14 @@ def _error_names() -> dict[object, str]:
     """c-ares' errors by number."""
     from pycares import errno as numbers
 
-    return {getattr(numbers, name): name for name in (*_REASONS, *_OURS)}
+    return {getattr(numbers, name, _NO_SERVER): name for name in (*_REASONS, *_OURS)}
+
+
+def _as_cares_has_it(server: str) -> str:
+    """``[fe80::1%eth0]:53`` has its zone behind the port there."""
+    host, port = split_host_port(server)
+    address, percent, zone = host.partition("%")
+    return f"[{address}]:{port}%{zone}" if percent and port else server
 
 
 def descriptors_spent() -> int:
