@@ -414,7 +414,8 @@ class Watched(ResponseHandler):
         return self.transport is None or (self.transport.is_closing() and self._lost is None)
 
     def _fail(self, reason: str, detail: str) -> None:
-        assert self._exchange is not None
+        if self._exchange is None:  # a fault before this one ended a connection that was lost while its head waited
+            return
         if self._exchange.ending is None:
             self._exchange.ending = (reason, detail)
         self.set_exception(ServerDisconnectedError())
