@@ -181,6 +181,33 @@ def test_a_response_is_whole_though_its_connection_ends_while_its_head_waits(tmp
     run(main, loop_factory)
 
 
+@pytest.mark.parametrize("name", TOLD)
+def test_memory_that_comes_just_as_the_connection_is_closed_is_no_end_of_all_deadlines(tmp_path, name, loop_factory):
+    """The visit waited for ever then, and kept the memory from all others."""
+
+    async def main() -> None:
+        (tmp_path / "spool").mkdir()
+        async with Site(scripts={name: [*TOLD[name], stay]}, extras=EXTRAS) as site:
+            site.trust(tmp_path / "ca.pem")
+            async with fetching(tmp_path / "spool", site, ca_file="{ca}", max_head=HEAD_BYTES) as fetcher:
+                room = Later()
+                url = f"https://localhost:{site.ports['tls-good']}/sin/{name}"
+                task = asyncio.create_task(fetcher.fetch(lease_of(url), room))
+                await room.asked.wait()
+                await asyncio.sleep(0.1)
+                (connection,) = fetcher._connector._acquired
+                connection.transport.abort()
+                assert connection.transport.is_closing() and connection._lost is None
+                room.granted()
+                async with asyncio.timeout(30):
+                    got = await task
+                assert (got.body.prefix(9) == b"ok" and got.fault is None) or name == "close"
+                got.body.discard()
+                assert fetcher.stats().connections_acquired == 0
+
+    run(main, loop_factory)
+
+
 FLOOD = HINTS + b"".join(b"HTTP/1.1 103 Early Hints\r\nX-%d: %b\r\n\r\n" % (n, b"x" * 400) for n in range(60))
 
 
