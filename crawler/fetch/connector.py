@@ -86,7 +86,7 @@ class Connector(aiohttp.TCPConnector):
         """Connections made since the start, with their handshake where they have one; those that failed are not counted."""
         self._idle: OrderedDict[ResponseHandler, tuple[ConnectionKey, float, int]] = OrderedDict()  # since when, and its bytes
         self.tls_waste = TlsWaste()
-        self._factory = partial(Watched, self._loop, head_bytes_max, interim_max, self._leave, self.tls_waste)  # type: ignore[assignment]
+        self._factory = partial(Watched, self._loop, head_bytes_max, interim_max, self._on_lost, self.tls_waste)  # type: ignore[assignment]
 
     @property
     def acquired(self) -> int:
@@ -278,7 +278,7 @@ class Connector(aiohttp.TCPConnector):
             same.popleft()[0].abort()
 
     def _leave(self, protocol: ResponseHandler) -> None:
-        """It is used again, or lost: it waits no more."""
+        """It waits no more."""
         if (waited := self._idle.pop(protocol, None)) is not None:
             self._idle_bytes -= waited[2]
 
@@ -295,11 +295,18 @@ class Connector(aiohttp.TCPConnector):
                 return False
         return True
 
+    def _on_lost(self, protocol: ResponseHandler) -> None:
+        if protocol in self._idle:
+            self._take_out(protocol)
+
     def _close_idle(self, protocol: ResponseHandler) -> None:
-        """And take it out of aiohttp's pool, which would hold it until the next clean-up."""
+        self._take_out(protocol)
+        protocol.abort()
+
+    def _take_out(self, protocol: ResponseHandler) -> None:
+        """Of aiohttp's pool as well, which would hold it until the next clean-up."""
         key, _, _ = self._idle[protocol]
         self._leave(protocol)
-        protocol.abort()
         if (same := self._conns.get(key)) is not None:
             for entry in [entry for entry in same if entry[0] is protocol]:
                 same.remove(entry)
