@@ -123,11 +123,13 @@ class Connector(aiohttp.TCPConnector):
             self._close_idle(next(iter(self._idle)))
 
     async def addresses(self, name: str, port: int) -> list[ResolveResult]:
-        """Where a name or an address literal may be reached. FetchError as the resolver's."""
+        """Where a name or an address literal may be reached; nowhere if no name server speaks now, whatever is remembered.
+        FetchError as the resolver's, StorageError."""
         try:
             version = ip_address(name).version
         except ValueError:
-            return await self._resolver.resolve(name, port, socket.AF_UNSPEC)
+            assert isinstance(self._resolver, Resolver)
+            return await self._resolver.resolve(name, port) if await self._resolver.is_heard(name) else []
         family = socket.AF_INET if version == 4 else socket.AF_INET6
         return [ResolveResult(hostname=name, host=name, port=port, family=family, proto=socket.IPPROTO_TCP, flags=0)]
 
