@@ -85,6 +85,7 @@ class Watched(ResponseHandler):
         self._head_bytes = 0
         self._held = b""  # what has come of a long head that waits for memory
         self._lost: tuple[BaseException | None] | None = None  # how the connection ended while it did: told once that is read
+        self._is_granted = False  # there is memory, but the connection is being closed
         self._left = _UNKNOWN
         self._exact = False
         self._chunks: Chunks | None = None
@@ -284,16 +285,23 @@ class Watched(ResponseHandler):
             exchange.deadline.hold()
 
     def _go_on(self) -> None:
-        """There is memory for the head."""
+        """There is memory for the head. A connection that is just being closed goes on as soon as it is lost: it cannot be fed
+        until then."""
         exchange = self._exchange
-        if exchange is None or self._is_over():
+        if exchange is None or self.transport is None:
             return
         if exchange.deadline is not None:
             exchange.deadline.go_on()
-        held, self._held = self._held, b""
-        self._head_bytes = 0
         if self._lost is None:
             self._resume_transport_reading()
+            self._is_granted = self.transport.is_closing()
+            if self._is_granted:
+                return
+        self._feed_held(exchange)
+
+    def _feed_held(self, exchange: Exchange) -> None:
+        held, self._held = self._held, b""
+        self._head_bytes = 0
         self._receive(held, exchange)
         self._end_wait()
 
@@ -380,6 +388,8 @@ class Watched(ResponseHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._held:  # what has come may be a whole response: TLS tells of its peer's goodbye though reading is paused
             self._lost, self._sock = (exc,), None
+            if self._is_granted and self._exchange is not None:
+                self._feed_held(self._exchange)
             return
         exchange, payload = self._exchange, self._payload
         if exchange is not None:
@@ -420,7 +430,8 @@ class Watched(ResponseHandler):
         return self.transport is None or (self.transport.is_closing() and self._lost is None)
 
     def _fail(self, reason: str, detail: str) -> None:
-        assert self._exchange is not None
+        if self._exchange is None:  # a fault before this one ended a connection that was lost while its head waited
+            return
         if self._exchange.ending is None:
             self._exchange.ending = (reason, detail)
         self.set_exception(ServerDisconnectedError())

@@ -87,7 +87,7 @@ class Connector(aiohttp.TCPConnector):
         """Connections made since the start, with their handshake where they have one; those that failed are not counted."""
         self._idle: OrderedDict[ResponseHandler, tuple[ConnectionKey, float, int]] = OrderedDict()  # since when, and its bytes
         self.tls_waste = TlsWaste()
-        self._factory = partial(Watched, self._loop, head_bytes_max, interim_max, self._leave, self.tls_waste)  # type: ignore[assignment]
+        self._factory = partial(Watched, self._loop, head_bytes_max, interim_max, self._on_lost, self.tls_waste)  # type: ignore[assignment]
 
     @property
     def acquired(self) -> int:
@@ -111,11 +111,12 @@ class Connector(aiohttp.TCPConnector):
             self._close_idle(next(iter(self._idle)))
 
     async def addresses(self, name: str, port: int) -> list[ResolveResult]:
-        """Where a name or an address literal may be reached. FetchError as the resolver's."""
+        """Where a name or an address literal may be reached; nowhere if no name server speaks now, whatever is remembered.
+        FetchError as the resolver's, StorageError."""
         try:
             version = ip_address(name).version
         except ValueError:
-            return await self.resolver.resolve(name, port, socket.AF_UNSPEC)
+            return await self.resolver.resolve(name, port) if await self.resolver.is_heard(name) else []
         family = socket.AF_INET if version == 4 else socket.AF_INET6
         return [ResolveResult(hostname=name, host=name, port=port, family=family, proto=socket.IPPROTO_TCP, flags=0)]
 
@@ -268,7 +269,7 @@ class Connector(aiohttp.TCPConnector):
             same.popleft()[0].abort()
 
     def _leave(self, protocol: ResponseHandler) -> None:
-        """It is used again, or lost: it waits no more."""
+        """It waits no more."""
         if (waited := self._idle.pop(protocol, None)) is not None:
             self._idle_bytes -= waited[2]
 
@@ -285,11 +286,18 @@ class Connector(aiohttp.TCPConnector):
                 return False
         return True
 
+    def _on_lost(self, protocol: ResponseHandler) -> None:
+        if protocol in self._idle:
+            self._take_out(protocol)
+
     def _close_idle(self, protocol: ResponseHandler) -> None:
-        """And take it out of aiohttp's pool, which would hold it until the next clean-up."""
+        self._take_out(protocol)
+        protocol.abort()
+
+    def _take_out(self, protocol: ResponseHandler) -> None:
+        """Of aiohttp's pool as well, which would hold it until the next clean-up."""
         key, _, _ = self._idle[protocol]
         self._leave(protocol)
-        protocol.abort()
         if (same := self._conns.get(key)) is not None:
             for entry in [entry for entry in same if entry[0] is protocol]:
                 same.remove(entry)

@@ -152,8 +152,9 @@ class Fetcher:
         self._connector.forget()
 
     async def reaches(self, host: str) -> bool:
-        """Whether a host key's port takes a connection now, or refuses it: a sign that our own network works. Nothing is sent.
-        Never of a host of which http or https is behind a proxy: its name is looked up, and connections made, by that alone."""
+        """Whether a host key's port takes a connection now, or refuses it, and a name server speaks of its name: a sign that our
+        own network works. Nothing is sent. Never of a host of which http or https is behind a proxy: its name is looked up, and
+        connections made, by that alone."""
         if any(self._profile_of(f"{scheme}://{host}").proxy is not None for scheme in ("http", "https")):
             return False
         name, _, port = host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "80")

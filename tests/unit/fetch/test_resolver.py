@@ -20,12 +20,13 @@ import pycares
 import pytest
 import support
 from msgspec.structs import replace
+from support.hostile import fetching
 from support.sinful import Site
 from support.sinful_net import name_server, odd_ports
 
 import crawler
 from crawler.core.errors import FetchError, StorageError
-from crawler.fetch import ipv6
+from crawler.fetch import channels, ipv6
 from crawler.fetch import resolver as module
 from crawler.fetch.guard import Guard
 from crawler.fetch.resolver import Resolver
@@ -60,6 +61,20 @@ def expire(resolver: Resolver, name: str, after: float = 0.0) -> None:
     known = resolver._cache[name]
     past = known.fresh_until - asyncio.get_running_loop().time() + after
     resolver._cache[name] = replace(known, fresh_until=known.fresh_until - past, stale_until=known.stale_until - past)
+
+
+@pytest.fixture
+def renewals(monkeypatch) -> list[int]:
+    """An entry for each channel that another took the place of."""
+    found: list[int] = []
+    renew = channels.Channels._renew
+
+    def noted(self, latest):
+        found.append(latest.kept_bytes)
+        return renew(self, latest)
+
+    monkeypatch.setattr(channels.Channels, "_renew", noted)
+    return found
 
 
 def times_asked(site: Site, name: str) -> int:
@@ -98,7 +113,7 @@ FAILURES = {
 @pytest.mark.parametrize("kind", FAILURES)
 async def test_whoever_asks_again_is_answered_by_the_name_server(monkeypatch, kind: str, soa: bool) -> None:
     """No failure is remembered, whatever its zone says of how long it holds (RFC 2308); a wrong answer passes."""
-    monkeypatch.setattr(module, "RENEW_EVERY_S", 0.0)
+    monkeypatch.setattr(channels, "RENEW_EVERY_S", 0.0)
     async with resolving(timeout_s=0.6) as (resolver, site):
         name = f"good.x{kind}.sin.test"
         site.name_server.says(name, kind, soa=soa)
@@ -113,7 +128,7 @@ async def test_whoever_asks_again_is_answered_by_the_name_server(monkeypatch, ki
 @pytest.mark.parametrize("kind", FAILURES)
 async def test_a_name_that_had_addresses_keeps_them_for_a_while(monkeypatch, kind: str) -> None:
     """RFC 8767: what the name server said before is better than that it fails now."""
-    monkeypatch.setattr(module, "RENEW_EVERY_S", 0.0)
+    monkeypatch.setattr(channels, "RENEW_EVERY_S", 0.0)
     async with resolving(timeout_s=0.6) as (resolver, site):
         name = f"good.x{kind}.sin.test"
         await addresses(resolver, name)
@@ -130,6 +145,30 @@ async def test_a_name_that_had_addresses_keeps_them_for_a_while(monkeypatch, kin
         assert resolver.names_known == 0
         site.name_server.says(name, "good")
         assert await addresses(resolver, name) == ["127.0.0.1"]
+
+
+async def test_addresses_that_come_late_are_remembered() -> None:
+    async with resolving(timeout_s=0.4) as (resolver, site):
+        site.name_server.says("good.sin.test", "silent")
+        assert await reason(resolver, "good.sin.test") == "dns_timeout"
+        site.name_server.says("good.sin.test", "good")
+        while not resolver.names_known:
+            await asyncio.sleep(0.02)
+        asked = times_asked(site, "good.sin.test")
+        assert await addresses(resolver, "good.sin.test") == ["127.0.0.1"]
+        assert times_asked(site, "good.sin.test") == asked
+
+
+async def test_a_lookup_in_vain_takes_no_time_from_what_was_learned_meanwhile() -> None:
+    """Such as by what came late of the one before: it was remembered for five seconds."""
+    async with resolving(timeout_s=0.4) as (resolver, site):
+        asking = asyncio.create_task(addresses(resolver, "silent.sin.test"))
+        while not site.name_server.asked:
+            await asyncio.sleep(0.01)
+        fresh_until = asyncio.get_running_loop().time() + 60.0
+        resolver._cache["silent.sin.test"] = module._Known(("127.0.0.9",), fresh_until, fresh_until + 300.0)
+        assert await asking == ["127.0.0.9"]
+        assert resolver._cache["silent.sin.test"].fresh_until == fresh_until
 
 
 async def test_one_query_is_one_failure() -> None:
@@ -234,6 +273,18 @@ async def test_names_are_asked_as_they_are(tmp_path) -> None:
         assert set(site.name_server.asked) <= {"good", "nxdomain", "nxdomain.a"}
 
 
+@pytest.mark.parametrize(("kind", "is_reached"), [("good", True), ("nxdomain", True), ("servfail", False), ("silent", False)])
+async def test_a_host_is_not_reached_by_what_is_remembered_of_its_name(tmp_path, kind: str, is_reached: bool) -> None:
+    """Of 1,500 hosts 308 failed for good while the only name server did: another was reached, so the network was said to work."""
+    async with (
+        Site(extras=[name_server, odd_ports]) as site,
+        fetching(tmp_path, site, dns=("127.0.0.1:{dns}",), dns_timeout=0.5) as fetcher,
+    ):
+        assert await fetcher.reaches(f"good.sin.test:{site.ports['http']}")
+        site.name_server.says("good.sin.test", kind)
+        assert await fetcher.reaches(f"good.sin.test:{site.ports['http']}") is is_reached
+
+
 ODD_NAMES = [
     "a..test",
     ".",
@@ -278,12 +329,12 @@ async def test_what_is_remembered_is_bounded_and_expires() -> None:
         assert times_asked(site, "good.n5.sin.test") > before
 
 
-async def test_the_librarys_own_cache_is_emptied_now_and_then(monkeypatch) -> None:
-    monkeypatch.setattr(module, "CHANNEL_BYTES_MAX", 4 * module.LOOKUP_BYTES)
+async def test_the_librarys_own_cache_is_emptied_now_and_then(monkeypatch, renewals) -> None:
+    monkeypatch.setattr(channels, "CHANNEL_BYTES_MAX", 4 * channels.LOOKUP_BYTES)
     async with resolving() as (resolver, _):
         names = [f"good.n{n}.sin.test" for n in range(40)]
         assert await asyncio.gather(*(addresses(resolver, name) for name in names)) == [["127.0.0.1"]] * 40
-        assert resolver._channel_number >= 7
+        assert len(renewals) >= 7
 
 
 async def test_names_of_thousands_of_addresses_are_kept_nowhere_as_such() -> None:
@@ -291,9 +342,9 @@ async def test_names_of_thousands_of_addresses_are_kept_nowhere_as_such() -> Non
     async with resolving(addresses_max=3) as (resolver, _):
         for n in range(10):
             assert await addresses(resolver, f"tcp-thousands.n{n}.sin.test") == ["127.0.0.1"]
-        assert resolver._channel_bytes < 10 * 3000 * module.NODE_BYTES / 20
+        assert resolver._channels.latest.kept_bytes < 10 * 3000 * channels.NODE_BYTES / 20
         assert len(await addresses(resolver, "many.sin.test")) == 3
-        assert list(resolver._channels) == [resolver._dns]
+        assert list(resolver._channels._all) == [resolver._channels.latest]
         assert await addresses(resolver, "mixed.sin.test") == ["127.0.0.1"]
         assert max(len(known.addresses) for known in resolver._cache.values()) <= 2 * 3
 
@@ -305,7 +356,7 @@ async def test_tcp_is_tried_where_a_truncated_response_has_no_address(monkeypatc
     async with resolving() as (resolver, site):
         assert await addresses(resolver, f"{kind}.sin.test") == ["127.0.0.1"]
         assert site.name_server.by_tcp == [kind] * by_tcp
-        assert not resolver._denied
+        assert not resolver._channels.latest.denied
 
 
 async def test_tcp_is_tried_for_a_few_names_at_once(monkeypatch) -> None:
@@ -322,37 +373,37 @@ async def test_tcp_is_tried_for_a_few_names_at_once(monkeypatch) -> None:
         assert said.count("dns_timeout") == module.BY_TCP_MAX
         assert await none == "no_address"
         assert await addresses(resolver, "tcp-good.sin.test") == ["127.0.0.1"], "there is room again"
-    assert not resolver._tasks
+    assert not resolver._asked
 
 
-async def test_the_names_that_a_name_leads_to_count_as_kept(monkeypatch) -> None:
+async def test_the_names_that_a_name_leads_to_count_as_kept(monkeypatch, renewals) -> None:
     """c-ares writes them out in each record: of a chain of eight it keeps 13 KB, not 2."""
-    monkeypatch.setattr(module, "CHANNEL_BYTES_MAX", 64 << 10)
+    monkeypatch.setattr(channels, "CHANNEL_BYTES_MAX", 64 << 10)
     async with resolving() as (resolver, _):
         for n in range(25):
             assert await addresses(resolver, f"aliased.n{n}.sin.test") == ["127.0.0.1"]
-        assert resolver._channel_number in (1, 2), "25 of 4 KB, or of 6 with IPv6"
+        assert len(renewals) in (1, 2), "25 of 4 KB, or of 6 with IPv6"
 
 
-async def test_a_name_counts_for_what_it_may_have_led_through_to_nothing(monkeypatch) -> None:
+async def test_a_name_counts_for_what_it_may_have_led_through_to_nothing(monkeypatch, renewals) -> None:
     """c-ares keeps the chain, and does not tell of it: of eight long names 11 KB were kept, and 2 counted."""
-    monkeypatch.setattr(module, "CHANNEL_BYTES_MAX", 64 << 10)
+    monkeypatch.setattr(channels, "CHANNEL_BYTES_MAX", 64 << 10)
     async with resolving() as (resolver, _):
         for n in range(25):
             assert await reason(resolver, f"nxdomain.n{n}.sin.test") == "nxdomain"
-        assert resolver._channel_number >= 3, "25 of 11 KB"
+        assert len(renewals) >= 3, "25 of 11 KB"
 
 
 async def test_channels_that_wait_for_silent_servers_are_few(monkeypatch) -> None:
     """Each is a thread and six descriptors: a zone had as many of them as its names come in five seconds."""
-    monkeypatch.setattr(module, "CHANNEL_BYTES_MAX", 1 << 10)
-    monkeypatch.setattr(module, "RENEW_EVERY_S", 1000.0)
+    monkeypatch.setattr(channels, "CHANNEL_BYTES_MAX", 1 << 10)
+    monkeypatch.setattr(channels, "RENEW_EVERY_S", 1000.0)
     async with resolving() as (resolver, _), asyncio.TaskGroup() as tasks:
         waiting = []
         for n in range(30):
             waiting.append(tasks.create_task(resolver.resolve(f"silent.n{n}.sin.test", 80)))
             assert await reason(resolver, f"nxdomain.n{n}.sin.test") == "nxdomain"
-        assert len(resolver._channels) == module.CHANNELS_MAX
+        assert len(resolver._channels._all) == channels.CHANNELS_MAX
         for task in waiting:
             task.cancel()
 
@@ -365,11 +416,11 @@ async def test_where_memory_is_short_the_librarys_cache_goes_as_well(monkeypatch
         resolver.forget()
         assert await addresses(resolver, name) == ["127.0.0.1"]
         assert times_asked(site, name) == asked, "a channel of this second stays"
-        monkeypatch.setattr(module, "RENEW_EVERY_S", 0.0)
+        monkeypatch.setattr(channels, "RENEW_EVERY_S", 0.0)
         resolver.forget()
         assert await addresses(resolver, name) == ["127.0.0.1"]
         assert times_asked(site, name) == 2 * asked
-        assert list(resolver._channels) == [resolver._dns]
+        assert list(resolver._channels._all) == [resolver._channels.latest]
 
 
 async def test_a_name_that_changes_its_mind_is_refused_where_it_leads_then() -> None:
@@ -378,7 +429,7 @@ async def test_a_name_that_changes_its_mind_is_refused_where_it_leads_then() -> 
         found = set()
         for _ in range(3):
             resolver.forget()
-            resolver._dns._channel.reinit()
+            resolver._channels.latest._dns._channel.reinit()
             try:
                 found |= set(await addresses(resolver, "rebind.sin.test"))
             except FetchError as error:
@@ -411,18 +462,18 @@ async def test_whoever_gives_up_does_not_spoil_it_for_the_others() -> None:
     assert site.name_server.asked.count("silent.sin.test") >= 1
 
 
-async def test_channels_do_not_pile_up(monkeypatch) -> None:
+async def test_channels_do_not_pile_up(monkeypatch, renewals) -> None:
     """However many names must be asked for anew, the next channel comes when the last is old enough, and only that one stays."""
     async with resolving() as (resolver, site):
         for n in range(20):
             assert await reason(resolver, f"nxdomain.n{n}.sin.test") == "nxdomain"
-        assert resolver._channel_number == 0, "what is not asked for again needs no other channel"
-        monkeypatch.setattr(module, "RENEW_EVERY_S", 60.0)
-        resolver._renewed_at -= 60.0 - 0.2  # it is old enough in a moment, and the next one is not
+        assert not renewals, "what is not asked for again needs no other channel"
+        monkeypatch.setattr(channels, "RENEW_EVERY_S", 60.0)
+        resolver._channels.latest.opened_at -= 60.0 - 0.2  # it is old enough in a moment, and the next one is not
         found = await asyncio.gather(*(resolver.resolve(f"nxdomain.n{n}.sin.test") for n in range(20)), return_exceptions=True)
         assert [error.reason for error in found] == ["nxdomain"] * 20
-        assert resolver._channel_number == 1
-        assert list(resolver._channels) == [resolver._dns]
+        assert len(renewals) == 1
+        assert list(resolver._channels._all) == [resolver._channels.latest]
         assert all(times_asked(site, f"nxdomain.n{n}.sin.test") > 1 for n in range(20))
 
 
@@ -430,7 +481,7 @@ async def test_channels_do_not_pile_up(monkeypatch) -> None:
 async def test_an_unreachable_server_is_asked_once_more_for_it_may_be_us(monkeypatch, spent) -> None:
     """c-ares calls it so, too, when it had no descriptor: by the time that is looked at, one may have come free again."""
     left = list(spent)
-    monkeypatch.setattr(module, "descriptors_spent", lambda: left.pop(0))
+    monkeypatch.setattr(channels, "descriptors_spent", lambda: left.pop(0))
     async with resolving(server="closed") as (resolver, _):
         with pytest.raises(StorageError if spent[-1] else FetchError) as caught:
             await resolver.resolve("good.sin.test")
@@ -496,5 +547,5 @@ def test_that_no_socket_can_be_had_is_no_fault_of_the_name_server(monkeypatch):
     """socket(2) needs memory as well as a descriptor."""
     with monkeypatch.context() as patched:
         patched.setattr(socket, "socket", Mock(side_effect=OSError(errno.ENOBUFS, "No buffer space available")))
-        assert module.descriptors_spent() == errno.ENOBUFS
-    assert module.descriptors_spent() == 0
+        assert channels.descriptors_spent() == errno.ENOBUFS
+    assert channels.descriptors_spent() == 0

@@ -14,7 +14,7 @@ import brotli
 import pytest
 import uvloop
 from support.hostile import fetching, lease_of
-from support.sinful import Site, forever, head, page, running, stay
+from support.sinful import Site, forever, head, page, rst, running, stay
 from support.sinful_net import EXTRAS
 from support.sins import chunked
 
@@ -177,6 +177,59 @@ def test_a_response_is_whole_though_its_connection_ends_while_its_head_waits(tmp
                 await asyncio.sleep(0)
                 assert fetcher.stats().connections_acquired == 0
             assert not open_ones
+
+    run(main, loop_factory)
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_memory_that_comes_just_as_the_connection_is_closed_is_no_end_of_all_deadlines(tmp_path, name, loop_factory):
+    """The visit waited for ever then, and kept the memory from all others."""
+
+    async def main() -> None:
+        (tmp_path / "spool").mkdir()
+        async with Site(scripts={name: [*TOLD[name], stay]}, extras=EXTRAS) as site:
+            site.trust(tmp_path / "ca.pem")
+            async with fetching(tmp_path / "spool", site, ca_file="{ca}", max_head=HEAD_BYTES) as fetcher:
+                room = Later()
+                url = f"https://localhost:{site.ports['tls-good']}/sin/{name}"
+                task = asyncio.create_task(fetcher.fetch(lease_of(url), room))
+                await room.asked.wait()
+                await asyncio.sleep(0.1)
+                (connection,) = fetcher._connector._acquired
+                connection.transport.abort()
+                assert connection.transport.is_closing() and connection._lost is None
+                room.granted()
+                async with asyncio.timeout(30):
+                    got = await task
+                assert (got.body.prefix(9) == b"ok" and got.fault is None) or name == "close"
+                got.body.discard()
+                assert fetcher.stats().connections_acquired == 0
+
+    run(main, loop_factory)
+
+
+FLOOD = HINTS + b"".join(b"HTTP/1.1 103 Early Hints\r\nX-%d: %b\r\n\r\n" % (n, b"x" * 400) for n in range(60))
+
+
+def test_a_head_with_two_faults_whose_connection_is_lost_while_it_waits_has_one_end(tmp_path, loop_factory):
+    """The second, that it is too long, failed in the queue for memory."""
+
+    async def main() -> None:
+        (tmp_path / "spool").mkdir()
+        async with Site(scripts={"flood": [FLOOD, 0.1, rst]}, extras=EXTRAS) as site:
+            site.trust(tmp_path / "ca.pem")
+            async with fetching(tmp_path / "spool", site, ca_file="{ca}", max_head=32 * KIB) as fetcher:
+                room = Later()
+                task = asyncio.create_task(fetcher.fetch(lease_of(f"https://localhost:{site.ports['tls-good']}/sin/flood"), room))
+                await room.asked.wait()
+                (connection,) = fetcher._connector._acquired
+                while connection._lost is None:
+                    await asyncio.sleep(0.01)
+                room.granted()
+                with pytest.raises(FetchError) as ended:
+                    await task
+                assert ended.value.reason == "too_many_interim"
+                assert fetcher.stats().connections_acquired == 0
 
     run(main, loop_factory)
 
