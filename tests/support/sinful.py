@@ -159,6 +159,8 @@ class Site:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._stack.aclose()
+        for _ in range(3):  # until what was aborted, TLS above its socket, has closed
+            await asyncio.sleep(0)
 
     @property
     def connections(self) -> int:
@@ -174,8 +176,10 @@ class Site:
             self._tasks.add(task)
             try:
                 await serve(Conn(reader, writer, self))
-            except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
+            except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
                 pass
+            except asyncio.CancelledError:  # the site ends: what is not sent yet never will be
+                writer.transport.abort()
             finally:
                 self._tasks.discard(task)
                 with contextlib.suppress(OSError, RuntimeError):
