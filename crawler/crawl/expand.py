@@ -161,7 +161,7 @@ class Expander:
         most = self._config.max_parse
         size = min(most, max(page.bytes_decoded, page.bytes_wire))
         held = await room.parse(size, self._config.max_outlinks, self._undo.decoder_bytes(page, most))
-        body = await self._undo.decoded(page, most) if mime in mimes else b""
+        body = await self._undo.decoded(page, size) if mime in mimes else b""  # behind a fault of its coding may be more
         cut = self._cut(done) if mime in mimes else []
         if b"<" not in body and mime in MIMES:  # no tag, in no encoding of the web; a megabyte of zeros would end its parser
             body = b""
