@@ -422,6 +422,16 @@ async def test_a_listed_line_that_is_a_sitemap_is_read_as_one(
     assert (await Trial(tmp_path, parser).read(body, Link(SEED + path, HOST, "link", 0, anchor=SEED), mime=mime))[0] == []
 
 
+async def test_a_listed_line_that_is_a_sitemap_in_a_faulty_coding_is_read_as_one(trial: Trial) -> None:
+    body = gzip.compress(document("urlset", "utf-8", [entry_of("urlset", url) for url in urls_of(3)]).encode()) + b"\r\n"
+    page = page_of(trial.root, body, SEED + "map.xml", (), mime="text/xml", coding="gzip")
+    async with trial.budget.visit() as room:
+        room.received(0)
+        link = Link(page.url, HOST, "seed", input=LISTED)
+        done = await trial.expander.expand(link, Done(page, "bad_response", "trailing_data"), room)
+    assert (len(links_of(done)), done.refused) == (3, {"sitemap_fault": 1})
+
+
 async def test_a_listed_index_leads_to_its_sitemaps(trial: Trial) -> None:
     index = document("index", "utf-8", [entry_of("index", "http://a.example/1.xml.gz")])
     [link], _ = await trial.read(index.encode(), Link(SEED + "x/index.xml", HOST, "seed", input=LISTED))
