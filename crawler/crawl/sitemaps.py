@@ -149,7 +149,7 @@ class Sitemaps:
         body = page.body
         if is_coded:
             with await room.take("parse", max(SITEMAP_PART_BYTES, self._undo.decoder_bytes(page, most))):
-                body = await self._undo.unpacked(page, most)
+                body = await self._undo.unpacked(page, min(most, max(page.bytes_decoded, page.bytes_wire)))
         try:
             reading = _Reading(link, page)
             unpacked = Unpacked(body.chunks(), bytes_max=most, is_cut=done.outcome != "ok")

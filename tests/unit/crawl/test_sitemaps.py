@@ -465,6 +465,20 @@ async def test_what_can_be_decoded_of_a_sitemap_is_read(trial: Trial) -> None:
         assert links_of(await trial.expander.expand(MAP, Done(page, "bad_response", "trailing_data"), room)) == []
 
 
+async def test_of_a_sitemap_that_decodes_to_too_much_no_more_is_read_than_may_come_of_it(trial: Trial) -> None:
+    """As where it is kept decoded: its row says so many bytes."""
+    sent = gzip.compress(document("urlset", "utf-8", [entry_of("urlset", url) for url in urls_of(40_000)]).encode())
+    page = page_of(trial.root, sent, MAP.url, (), mime="text/xml", bytes_decoded=0)
+    finisher = Finisher(trial.root, decode_body=False, ratio_max=1.0, codings_max=3)
+    await finisher.finish(page, ("gzip",), 64 << 20)
+    assert page.fault is not None and page.fault.reason == "decode_ratio"
+    async with trial.budget.visit() as room:
+        room.received(0)
+        done = await trial.expander.expand(MAP, Done(page, "bad_response", "decode_ratio"), room)
+    found = len(trial.admitted) + len(links_of(done))
+    assert 0 < found <= page.bytes_decoded // len(entry_of("urlset", urls_of(1)[0])) < 30_000
+
+
 async def test_through_a_parser_process(tmp_path: Path) -> None:
     """As in a crawl: well-formed, faulty and huge."""
     urls = urls_of(30_000)
