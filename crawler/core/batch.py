@@ -11,7 +11,7 @@ from enum import IntEnum
 from msgspec import Struct
 
 from crawler.core.link_block import LinkBlock
-from crawler.core.model import THERE, Done, Input, Lease, LineFault, Link, Mark, Outcome, text_bytes
+from crawler.core.model import THERE, Done, Input, Lease, LineFault, Link, Mark, Outcome, is_miscoded, text_bytes
 
 
 class HostRest(Struct, frozen=True, gc=False):
@@ -42,7 +42,7 @@ class Settled(Struct, frozen=True):
     def is_read_again(self) -> bool:
         """A recrawl of what was read before: what it leaves out was counted then."""
         known = self.lease.known
-        return self.lease.recrawl and known is not None and known.outcome in THERE
+        return self.lease.recrawl and known is not None and (known.outcome in THERE or is_miscoded(known))
 
     @property
     def was_redirected(self) -> bool:

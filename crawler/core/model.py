@@ -70,6 +70,8 @@ RESPONDED: Final = frozenset({"ok", "redirect", "http_error", "truncated", "too_
 """Outcomes of links whose host responded."""
 THERE: Final = READABLE | {"redirect"}
 """Outcomes of links that lead to something."""
+CODING_FAULTS: Final = frozenset({"content_coding", "decode_ratio", "trailing_data", "coding_cut", "max_decoded"})
+"""Reasons of a body that came whole and cannot be read."""
 
 Change: TypeAlias = Literal["new", "changed", "unchanged", "gone"]
 """What a visit found against the last one that could tell. new: there is something where nothing was known to be · changed:
@@ -340,3 +342,12 @@ class Unvisited(Struct, frozen=True):
 
 
 Outcome: TypeAlias = Done | Dropped | Retry | Unvisited
+
+
+def is_miscoded(ended: Done | Known) -> bool:
+    """Whether a page is wrong in its content coding alone: what could be decoded of it is read for links, as of those that are
+    READABLE. Many such pages are whole, as all browsers show them: bytes follow the end of the coding."""
+    if ended.outcome != "bad_response" or ended.reason not in CODING_FAULTS:
+        return False
+    status = ended.page.status if isinstance(ended, Done) else ended.status
+    return status is not None and 200 <= status < 300

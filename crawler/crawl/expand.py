@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from crawler.config.sections import Config
 from crawler.core.batch import Admitted
 from crawler.core.link_block import LinkBlock, block_of, embeds_of
-from crawler.core.model import EMBED, SITEMAPS, Done, Link
+from crawler.core.model import EMBED, READABLE, SITEMAPS, Done, Link, is_miscoded
 from crawler.core.page import Body, Page
 from crawler.core.text import field_text
 from crawler.core.urls import origin
@@ -26,7 +26,6 @@ from crawler.crawl.outlinks import FUNCTION, Packed, ReadingOptions, encode
 from crawler.parse.html import HEADERS, MIMES, Options
 from crawler.parse.microsyntax import robots_tag
 from crawler.parse.requisites import MIMES as REQUISITES_MIMES
-from crawler.policy.judge import is_readable
 from crawler.policy.scope import Scope
 from crawler.resources.memory_budget import Reservation, VisitMemory
 from crawler.resources.memory_plan import document_bytes
@@ -138,7 +137,7 @@ class Expander:
                 done, is_page = await sitemaps.read(link, done, room)
             if not is_page:
                 return done
-        if not is_readable(done):
+        if done.outcome not in READABLE and not is_miscoded(done):
             return done
         if self._parser is None or not (self._scope.follows(link) if not self._requisites else link.nesting <= NESTING_MAX):
             return done
@@ -161,7 +160,7 @@ class Expander:
         most = self._config.max_parse
         size = min(most, max(page.bytes_decoded, page.bytes_wire))
         held = await room.parse(size, self._config.max_outlinks, self._undo.decoder_bytes(page, most))
-        body = await self._undo.decoded(page, most) if mime in mimes else b""
+        body = await self._undo.decoded(page, size) if mime in mimes else b""  # behind a fault of its coding may be more
         cut = self._cut(done) if mime in mimes else []
         if b"<" not in body and mime in MIMES:  # no tag, in no encoding of the web; a megabyte of zeros would end its parser
             body = b""

@@ -14,7 +14,7 @@ from crawler.config.sections import PolitenessConfig, ScopeConfig
 from crawler.core import urls
 from crawler.core.durable import is_there
 from crawler.core.errors import FetchError
-from crawler.core.model import EMBED, READABLE, Known, Link
+from crawler.core.model import EMBED, READABLE, Known, Link, is_miscoded
 from crawler.crawl.reading import scope_in
 from crawler.output.results import Row, row_at
 from crawler.policy.robots_rules import RobotsRules
@@ -134,7 +134,7 @@ class _Via:
         """The rule that leaves out a link of this page, or why none of its links, or not all, were looked at. Only a rule that
         was applied to the page's links is named."""
         page, row, is_sitemap = self._page, self._row, self._is_sitemap()
-        if page.outcome not in READABLE and not row.get("encoding"):
+        if page.outcome not in READABLE and not is_miscoded(page):
             return {"unread": self._unread()}
         if not is_sitemap and not self._scope.follows(page.link):
             return {"rule": "depth"}

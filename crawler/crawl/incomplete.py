@@ -50,7 +50,9 @@ def incomplete_pages(reader: CrawlReader, on_unread: Callable[[], object] = lamb
     memory to be read, by itself or with what it needs: what it lacks nobody can tell. StorageError: the directory is damaged."""
     needs = _Needs(reader, on_unread)
     for row in reader.latest():
-        if row["kind"] == EMBED or row["outcome"] not in READABLE or row["mime"] not in HTML:
+        if row["kind"] == EMBED or row["mime"] not in HTML:
+            continue
+        if row["outcome"] not in READABLE and not row.get("encoding"):  # what is miscoded may have been read
             continue
         try:
             missing = needs.of_page(row)

@@ -21,7 +21,7 @@ from crawler.core import urls
 from crawler.core.batch import Admitted
 from crawler.core.errors import FetchError
 from crawler.core.link_block import LinkBlock, block_of
-from crawler.core.model import EMBED, READABLE, SITEMAPS, Done, Link
+from crawler.core.model import EMBED, READABLE, SITEMAPS, Done, Link, is_miscoded
 from crawler.core.page import Page
 from crawler.core.reply_limits import PART_LINKS
 from crawler.crawl.sitemap_entries import FUNCTION, PackedPart
@@ -29,7 +29,6 @@ from crawler.parse.html import MIMES
 from crawler.parse.pool import ParseFault, ParserPool
 from crawler.parse.sitemap import INDEX_DEPTH_MAX, PART_BYTES, URLS_MAX, Unpacked
 from crawler.parse.sitemap_part import Part, without_part
-from crawler.policy.judge import is_readable
 from crawler.policy.scope import Scope
 from crawler.resources.memory_budget import VisitMemory
 from crawler.resources.memory_plan import SITEMAP_PART_BYTES
@@ -123,9 +122,11 @@ class Sitemaps:
         """Whether a response is to be read as a sitemap: a link that was named as one, or a line of a list (or where it redirects
         to) that looks like one."""
         page = done.page
+        if done.outcome not in READABLE and not is_miscoded(done):
+            return False
         if link.kind in SITEMAPS:
-            return is_readable(done)
-        if link.input is None or done.outcome not in READABLE or (page.sniffed or page.mime or "").startswith(_MEDIA):
+            return True
+        if link.input is None or (page.sniffed or page.mime or "").startswith(_MEDIA):
             return False
         with await room.decode(self._undo.decoder_bytes(page, _LOOKED_AT_BYTES)):
             head = await self._undo.decoded(page, _LOOKED_AT_BYTES)
@@ -148,7 +149,7 @@ class Sitemaps:
         body = page.body
         if is_coded:
             with await room.take("parse", max(SITEMAP_PART_BYTES, self._undo.decoder_bytes(page, most))):
-                body = await self._undo.unpacked(page, most)
+                body = await self._undo.unpacked(page, min(most, max(page.bytes_decoded, page.bytes_wire)))
         try:
             reading = _Reading(link, page)
             unpacked = Unpacked(body.chunks(), bytes_max=most, is_cut=done.outcome != "ok")

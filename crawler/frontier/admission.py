@@ -43,20 +43,19 @@ from crawler.core.model import (
     EXPANDED,
     NOT_PAGES,
     PRIORITY_DEFAULT,
+    THERE,
     Done,
     Known,
     Link,
     Outcome,
     Retry,
     Tag,
+    is_miscoded,
 )
 from crawler.core.urls import host_key, is_called_sitemap
 from crawler.frontier.bundle import bundle_of, encode_bundle, portions
 from crawler.frontier.counters import LINE_ENDED, RECORDED, UNCOUNTED
 from crawler.frontier.store import Limits
-
-FRUITFUL: Final = frozenset({"ok", "redirect", "truncated", "too_large"})
-"""Outcomes that may have had outlinks: only these are worth expanding once more."""
 
 BOUNDED_KINDS: Final = frozenset({"link", "sitemap", "embed"})
 """A seed, a redirect or a robots link is never left out by a budget."""
@@ -155,9 +154,9 @@ def is_robots_txt(link: Link) -> bool:
     return link.url.endswith("/robots.txt") and link.url.count("/") == 3
 
 
-def fruitful(outcome: Outcome) -> bool:
-    """Whether a visit that ended so may have had outlinks."""
-    return isinstance(outcome, Done) and outcome.outcome in FRUITFUL
+def fruitful(ended: Outcome | Known) -> bool:
+    """Whether a visit that ended so may have had outlinks: only then is it worth expanding once more."""
+    return isinstance(ended, (Done, Known)) and (ended.outcome in THERE or is_miscoded(ended))
 
 
 class EndedVisits(NamedTuple):

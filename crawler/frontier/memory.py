@@ -18,7 +18,6 @@ from crawler.core.link_block import decode_link
 from crawler.core.model import NOT_PAGES, Known, Lease, Link, Mark, Retry
 from crawler.core.urls import host_key, origin
 from crawler.frontier.admission import (
-    FRUITFUL,
     Admission,
     Ask,
     Decided,
@@ -26,6 +25,7 @@ from crawler.frontier.admission import (
     columns_of,
     decide,
     ended_in,
+    fruitful,
     is_own_visit,
     is_robots_record,
     is_robots_txt,
@@ -98,7 +98,7 @@ class MemoryStore:
 
     def _was_fruitful(self, key: bytes) -> bool:
         page = self._pages.get(key)
-        return page is not None and page.outcome in FRUITFUL
+        return page is not None and fruitful(page)
 
     def _admitted(self, hosts: Collection[bytes]) -> dict[bytes, int]:
         names = {key: self._names[key] for key in hosts if key in self._names}

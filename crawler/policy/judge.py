@@ -13,7 +13,7 @@ from typing import Final
 
 from crawler.core import urls
 from crawler.core.errors import FetchError
-from crawler.core.model import EMBED, PRIORITY_REDIRECT, READABLE, SITEMAPS, Done, Dropped, HostSign, Lease, Link, Retry
+from crawler.core.model import CODING_FAULTS, EMBED, PRIORITY_REDIRECT, SITEMAPS, Done, Dropped, HostSign, Lease, Link, Retry
 from crawler.core.page import Page
 
 RETRY_OUTCOMES: Final = frozenset({"timeout", "connect_error", "dns_error", "truncated"})
@@ -24,8 +24,6 @@ BUSY_STATUS: Final = frozenset({429, 503})
 REDIRECT_STATUS: Final = frozenset({301, 302, 303, 307, 308})
 RETRY_AFTER_S_MAX: Final = 1e12
 """What is more is no number."""
-CODING_FAULTS: Final = frozenset({"content_coding", "decode_ratio", "trailing_data", "coding_cut", "max_decoded"})
-"""Of a body that came whole and cannot be read."""
 
 
 class Judge:
@@ -119,13 +117,6 @@ class Judge:
 
     def _may_retry(self, lease: Lease) -> bool:
         return lease.link.attempt <= self._retries
-
-
-def is_readable(done: Done) -> bool:
-    """Whether a response is read for links: a page, whole or not, and also what could be decoded of one that is wrong in its
-    content coding alone. Of such pages many are whole, as all browsers show them: bytes follow the end of the coding."""
-    is_miscoded = done.outcome == "bad_response" and done.reason in CODING_FAULTS and 200 <= done.page.status < 300
-    return done.outcome in READABLE or is_miscoded
 
 
 def may_pass(status: int) -> bool:

@@ -1,5 +1,7 @@
 """What a page needs is fetched with it: from any host, one hop beyond depth and scope, and told apart."""
 
+import gzip
+
 import orjson
 import pytest
 from support.programs import LOCAL, command, rows_of
@@ -171,6 +173,16 @@ def test_a_page_that_lacks_more_than_can_be_told_is_one_that_cannot_be_judged(tm
     monkeypatch.setattr(incomplete, "REMEMBERED_BYTES_MAX", 0, raising=False)
     with open_crawl_reader(crawl_in(tmp_path)) as reader:
         assert sorted(len(page.missing) for page in incomplete.incomplete_pages(reader)) == [1, 3], "whatever is remembered"
+
+
+def test_a_page_in_a_faulty_coding_is_read_for_what_it_needs_and_lacks(tmp_path):
+    with Web().running() as web:
+        body = gzip.compress(b"<img src=/gone.png>") + b"\0"
+        web.hosts = {HOST: {"/": Answer(body=body, headers=(("Content-Encoding", "gzip"),))}}
+        assert command("run", web.url(HOST), "--requisites", "-o", str(tmp_path), *LOCAL).returncode == 0
+        assert [row["outcome"] for row in rows_of(tmp_path)] == ["bad_response", "http_error"]
+        told = command("summary", str(tmp_path), "--incomplete").stdout
+        assert orjson.loads(told) == {"url": web.url(HOST), "missing": [web.url(HOST, "/gone.png")]}
 
 
 def test_that_no_page_lacks_anything_is_said(tmp_path):

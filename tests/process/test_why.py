@@ -1,5 +1,6 @@
 """``why`` says of a URL that was never admitted what is so, and how to learn more."""
 
+import gzip
 from pathlib import Path
 
 import orjson
@@ -78,6 +79,16 @@ def test_what_a_page_needs_is_left_out_by_other_rules_than_its_links(tmp_path):
         assert command("run", web.url(HOST), *rules, "-o", str(tmp_path / "out"), *LOCAL).returncode == 0
         told = command("why", pictures[2], "--via", web.url(HOST), "--data", str(tmp_path / "out")).stdout
     assert "left out by the rule depth" in told and "needs it to be shown: left out by the rule query_explosion" in told
+
+
+def test_a_link_of_a_page_in_a_faulty_coding_is_left_out_by_the_rule_that_leaves_it_out(tmp_path):
+    """It is not said that such a page is not read for links: it is, where links are followed."""
+    html = gzip.compress(b'<a href="/a">a</a>') + b"\r\n"
+    with Web().running() as web:
+        web.hosts = {HOST: {"/": Answer(body=html, headers=(("Content-Encoding", "gzip"),))}}
+        assert command("run", web.url(HOST), "-o", str(tmp_path / "out"), *LOCAL).returncode == 0
+        told = command("why", web.url(HOST, "/a"), "--via", web.url(HOST), "--data", str(tmp_path / "out")).stdout
+    assert "left out by the rule depth" in told and "it ended as" not in told
 
 
 def test_as_json_it_is_utf_8_in_every_locale(tmp_path):

@@ -47,7 +47,10 @@ def page_of(
     head = {"status": 200, "phrase": "OK", "version": "1.1", "ip": "192.0.2.7", "fetched_at": WALL, "sniffed": "text/html"}
     request = b"GET /a?b=1 HTTP/1.1\r\nHost: www.example.org\r\n\r\n"
     sizes = {"bytes_wire": body.size, "bytes_decoded": body.size}
-    return Page(url=url, headers=headers, body=body, **{"request": request, **head, **sizes, **fields})
+    page = Page(url=url, headers=headers, body=body, **{"request": request, **head, **sizes, **fields})
+    if page.coding is not None and "bytes_decoded" not in fields:
+        page.bytes_decoded = sum(map(len, page.pieces()))
+    return page
 
 
 def lease_of(page: Page, known: Known | None = None, **link: Any) -> Lease:

@@ -15,7 +15,7 @@ from crawler.core.urls import fingerprint, host_key
 from crawler.frontier import Limits, Store, open_store
 
 NO_PAGE = cast(Page, None)
-"""A store never looks at the page of an outcome."""
+"""A store looks at the page of an outcome only where its content coding is faulty."""
 
 REST = 1.0
 NO_LIMITS = Limits(sitemaps=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
-from crawler.frontier.admission import FRUITFUL
+from crawler.frontier.admission import fruitful
 from crawler.frontier.cache import GenerationCache
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import REVIVED, StoredPage, decode_page, decode_seen
@@ -50,7 +50,7 @@ class Seen:
 
     def fruitful(self, keys: Collection[bytes]) -> set[bytes]:
         """Of these URLs, the settled ones that may have had outlinks."""
-        return {key for key, value in self._found("page", keys) if decode_page(value)[1].outcome in FRUITFUL}
+        return {key for key, value in self._found("page", keys) if fruitful(decode_page(value)[1])}
 
     def settled(self, which: Selection, after: bytes, prefix: bytes) -> tuple[list[StoredPage], bytes | None]:
         """URLs behind the key ``after`` that are meant and do not wait again, and the last key looked at;

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
+import brotli
 import pytest
 from msgspec.structs import replace
 from support.pages import links_of, page_of
@@ -238,3 +239,18 @@ async def test_of_a_page_in_a_faulty_coding_what_could_be_decoded_is_read(tmp_pa
         done = await trial.expander.expand(LINK, Done(page, "bad_response", reason), room)
     assert (len(links_of(done)), trial.expander._parser.asked) == (1, [html])
     assert done.cut == (("body_cut", f"{page.bytes_decoded} bytes of it came: {reason}"),)
+
+
+async def test_of_what_decodes_to_too_much_no_more_is_read_than_there_was_room_for(tmp_path):
+    """Behind the limit there is more to be decoded, which nothing was reserved for."""
+    html = b"<a href=/0>" * (1 << 20)
+    page = page_of(tmp_path, brotli.compress(html), SEED, mime="text/html", bytes_decoded=0)
+    reader = Holding(Packed([part(0, 1)], [], {}))
+    reader.trial = trial = Trial(tmp_path, reader)
+    await Finisher(tmp_path, decode_body=False, ratio_max=100.0, codings_max=3).finish(page, ("br",), 64 << 20)
+    assert page.fault is not None and page.fault.reason == "decode_ratio"
+    async with trial.budget.visit() as room:
+        room.received(0)
+        await trial.expander.expand(LINK, Done(page, "bad_response", "decode_ratio"), room)
+    [body] = reader.asked
+    assert len(body) <= page.bytes_decoded < trial.expander._config.max_parse and reader.held >= document_bytes(len(body), 1)

@@ -422,6 +422,16 @@ async def test_a_listed_line_that_is_a_sitemap_is_read_as_one(
     assert (await Trial(tmp_path, parser).read(body, Link(SEED + path, HOST, "link", 0, anchor=SEED), mime=mime))[0] == []
 
 
+async def test_a_listed_line_that_is_a_sitemap_in_a_faulty_coding_is_read_as_one(trial: Trial) -> None:
+    body = gzip.compress(document("urlset", "utf-8", [entry_of("urlset", url) for url in urls_of(3)]).encode()) + b"\r\n"
+    page = page_of(trial.root, body, SEED + "map.xml", (), mime="text/xml", coding="gzip")
+    async with trial.budget.visit() as room:
+        room.received(0)
+        link = Link(page.url, HOST, "seed", input=LISTED)
+        done = await trial.expander.expand(link, Done(page, "bad_response", "trailing_data"), room)
+    assert (len(links_of(done)), done.refused) == (3, {"sitemap_fault": 1})
+
+
 async def test_a_listed_index_leads_to_its_sitemaps(trial: Trial) -> None:
     index = document("index", "utf-8", [entry_of("index", "http://a.example/1.xml.gz")])
     [link], _ = await trial.read(index.encode(), Link(SEED + "x/index.xml", HOST, "seed", input=LISTED))
@@ -453,6 +463,20 @@ async def test_what_can_be_decoded_of_a_sitemap_is_read(trial: Trial) -> None:
     async with trial.budget.visit() as room:
         room.received(0)
         assert links_of(await trial.expander.expand(MAP, Done(page, "bad_response", "trailing_data"), room)) == []
+
+
+async def test_of_a_sitemap_that_decodes_to_too_much_no_more_is_read_than_may_come_of_it(trial: Trial) -> None:
+    """As where it is kept decoded: its row says so many bytes."""
+    sent = gzip.compress(document("urlset", "utf-8", [entry_of("urlset", url) for url in urls_of(40_000)]).encode())
+    page = page_of(trial.root, sent, MAP.url, (), mime="text/xml", bytes_decoded=0)
+    finisher = Finisher(trial.root, decode_body=False, ratio_max=1.0, codings_max=3)
+    await finisher.finish(page, ("gzip",), 64 << 20)
+    assert page.fault is not None and page.fault.reason == "decode_ratio"
+    async with trial.budget.visit() as room:
+        room.received(0)
+        done = await trial.expander.expand(MAP, Done(page, "bad_response", "decode_ratio"), room)
+    found = len(trial.admitted) + len(links_of(done))
+    assert 0 < found <= page.bytes_decoded // len(entry_of("urlset", urls_of(1)[0])) < 30_000
 
 
 async def test_through_a_parser_process(tmp_path: Path) -> None:

@@ -154,6 +154,12 @@ def test_a_head_without_blanks_is_the_same_however_it_comes(words: list[bytes]) 
         assert came + without_blanks(held, is_whole=True)[0] == whole
 
 
+def test_a_flood_of_blanks_is_not_taken_out_to_its_end() -> None:
+    """The parser refuses so many fields, and before it has seen them all."""
+    head, _ = without_blanks(b"\nX :" * 50_000, is_whole=True)
+    assert head.startswith(b"\nX:" * 256) and head.count(b" :") > 48_000
+
+
 @pytest.mark.parametrize(("sin", "phrase"), [("headers", b"Tr\xe8s bien"), ("utf-8", b"Tr\xc3\xa8s bien")])
 async def test_a_reason_phrase_is_archived_as_it_came(site: Site, tmp_path: Path, sin: str, phrase: bytes) -> None:
     async with fetching(tmp_path, site) as fetcher:

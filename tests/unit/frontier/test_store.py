@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from support.pages import page_of
 from support.stores import NO_PAGE, REST, TIMEOUT, Driver, done, link, names, pack, retry
 
 from crawler.core.batch import EXPAND, FOREIGN, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Admitted, Batch, HostRest, Settled
@@ -269,6 +270,17 @@ def test_a_page_settled_and_found_nearer_in_one_batch_is_expanded(limited: Drive
     limited.commit([link("a/0", depth=3), link("b/0", depth=1)])
     a, b = sorted(limited.claim(), key=lambda lease: lease.link.host)
     assert limited.commit((), [(a, done()), (b, done(link("a/0", depth=2)))]) == [EXPAND]
+
+
+@pytest.mark.parametrize(("reason", "verdict"), [("trailing_data", EXPAND), ("content_coding", EXPAND), ("malformed", KNOWN)])
+def test_a_page_in_a_faulty_coding_is_expanded_as_well(limited: Driver, tmp_path: Path, reason: str, verdict: int) -> None:
+    """What could be decoded of it is read for links; so it is found nearer whatever came first."""
+    limited.commit([link("a/0", depth=3), link("a/1", depth=3)])
+    first, second = limited.claim()
+    ended = Done(page_of(tmp_path), "bad_response", reason)
+    limited.settle(first, ended)
+    assert limited.commit([link("a/0", depth=1)]) == [verdict]
+    assert limited.commit([link("a/1", depth=1)], [(second, ended)]) == [verdict]
 
 
 def test_a_visit_without_outlinks_is_not_repeated_for_a_shorter_path(limited: Driver) -> None:
@@ -765,12 +777,14 @@ def order(driver: Driver, **fields: object) -> None:
     driver.store.order(RecrawlOrder(driver.now, 9e9, **fields))
 
 
-def test_a_recrawl_does_not_count_again_what_a_budget_left_out(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("outcome", "reason"), [("ok", None), ("bad_response", "trailing_data")])
+def test_a_recrawl_does_not_count_again_what_a_budget_left_out(kind: str, tmp_path: Path, outcome: str, reason: str) -> None:
+    page = page_of(tmp_path)
     driver = Driver(kind, tmp_path / "store", Limits(recrawl=True, pages_per_host=3))
     driver.commit([link("a/0"), link("b/0")])
     leases = driver.claim()
-    many = {lease: done(*(link(f"a/{lease.link.host}{n}") for n in range(4))) for lease in leases}
-    driver.commit([link("a/x")], [(leases[0], many[leases[0]]), (leases[1], TIMEOUT)])
+    many = {lease: tuple(link(f"a/{lease.link.host}{n}") for n in range(4)) for lease in leases}
+    driver.commit([link("a/x")], [(leases[0], Done(page, outcome, reason, many[leases[0]])), (leases[1], TIMEOUT)])
     assert driver.store.stats().refused == {"host_budget": 3}
     order(driver)
     driver.store.fulfil(10)

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.core.errors import REASONS, FetchError
-from crawler.core.model import Done, Dropped, Lease, Link, Retry
+from crawler.core.model import CODING_FAULTS, Done, Dropped, Lease, Link, Retry
 from crawler.core.page import Body, Page, Timings
 from crawler.core.urls import UrlRules
-from crawler.policy.judge import CODING_FAULTS, Judge, host_sign, may_pass, retry_after
+from crawler.policy.judge import Judge, host_sign, may_pass, retry_after
 
 WALL = 1_800_000_000.0
 
