@@ -42,6 +42,9 @@ class SlowCrew:
         self.asked.append((part, name))
         return 7
 
+    def tell_all(self, name):
+        self.asked.append(("all", name))
+
 
 def opened_in(root):
     return SimpleNamespace(root=root, division=Division(2, bytes([0, 1] * (SLOTS // 2)), 0, False), board=Board(2))
@@ -57,7 +60,7 @@ def test_a_choice_takes_as_long_as_there_are_records(monkeypatch):
     crew = SlowCrew(0.4, gone=3)
     parts = steered(crew, monkeypatch)
     assert asyncio.run(parts.revive(Selection())) == asyncio.run(parts.remove(Selection())) == 14
-    assert crew.asked == [(0, "revive"), (1, "revive"), (0, "remove"), (1, "remove")]
+    assert crew.asked == [(0, "revive"), (1, "revive"), (0, "remove"), (1, "remove"), ("all", "forget_sent")]
 
 
 def test_what_is_answered_soon_has_a_deadline(monkeypatch):
