@@ -103,6 +103,8 @@ async def test_what_comes_between_two_readings_is_acted_on(web, tmp_path, monkey
 class Greedy:
     """A bucket whose first answer takes all memory there is, without an end."""
 
+    is_bounded = False
+
     def __init__(self, bucket, machine):
         self.bucket, self.machine, self.is_first = bucket, machine, True
 
