@@ -23,6 +23,7 @@ from crawler.crawl.ending import Ending, visits_s
 from crawler.crawl.failing_hosts import FailingHosts
 from crawler.crawl.files import Files
 from crawler.crawl.metrics import Metrics
+from crawler.crawl.planning import connection_bytes_of
 from crawler.crawl.recrawl import Recrawler
 from crawler.crawl.status import snapshot_of
 from crawler.crawl.thread_iter import ThreadIterator
@@ -105,6 +106,7 @@ class Crawl:
         backoff_max_s = config.backoff_max or SERVE_BACKOFF_MAX_S
         self._politeness.change(backoff_max_s=backoff_max_s, host_failures=config.host_failures)
         self.disk.change(min_free_bytes=config.min_free_disk)
+        self.memory.budget.connection_bytes = connection_bytes_of(config)
         self.retention.change(age_s=config.retain_age, bytes_max=config.retain_bytes)
         if self.robots is not None:
             self.robots.change(crawl_delay_cap_s=config.crawl_delay_cap)

@@ -23,7 +23,6 @@ from crawler.resources.memory_plan import (
 def plan_of(config: Config, *, endless: bool = False, is_part: bool = False) -> Plan:
     """The memory limit, divided. ConfigError if it is too small. ``is_part``: it is what one part of a crawl may use."""
     parsers = parsers_of(config)
-    proxies = [str(proxy) for proxy in (config.proxy, *(host.proxy for host in config.host)) if proxy]
     control = (endless or config.metrics_listen is not None) and not is_part
     needs = Needs(
         upload=upload_bytes(config.store_url) if config.store_url is not None else 0,
@@ -35,9 +34,15 @@ def plan_of(config: Config, *, endless: bool = False, is_part: bool = False) -> 
         max_outlinks=config.max_outlinks,
         control=control,
         base=(PART_BASE_BYTES if is_part else BASE_BYTES) + (CLIENT_BYTES if config.cluster is not None else 0),
-        connection=TUNNEL_BYTES if any(proxy.lower().startswith("https:") for proxy in proxies) else CONNECTION_BYTES,
+        connection=connection_bytes_of(config),
     )
     return divide(memory_limit_of(config), needs)
+
+
+def connection_bytes_of(config: Config) -> int:
+    """What the connection of each visit may take, by whatever proxies there are."""
+    proxies = [proxy for proxy in (config.proxy, *(host.proxy for host in config.host)) if proxy]
+    return TUNNEL_BYTES if any(proxy.lower().startswith("https:") for proxy in proxies) else CONNECTION_BYTES
 
 
 def memory_limit_of(config: Config) -> int:

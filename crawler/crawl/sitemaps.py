@@ -96,9 +96,11 @@ class Sitemaps:
                     return
                 if len(self._sites) >= SITES_MAX:
                     self._sites.clear()
+                scope = self._scope
                 if links := tuple(self.of(origin, found, site)):
                     await self._admit(Admitted(links))
-                self._sites[of] = hash(tuple(found))
+                if scope is self._scope:  # else rules have changed, of which others may be admitted
+                    self._sites[of] = hash(tuple(found))
 
     def _is_named(self, of: int, found: Sequence[str] | None) -> bool:
         """Whether this is known of a site; also where nobody knows what there is."""

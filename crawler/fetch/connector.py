@@ -27,6 +27,7 @@ from aiohttp.tracing import Trace
 from crawler.core.errors import OUR_ERRNOS, FetchError
 from crawler.fetch.certificates import is_odd, matches, names
 from crawler.fetch.connection import Watched
+from crawler.fetch.errors import tls_closed
 from crawler.fetch.exchange import Exchange, current
 from crawler.fetch.guard import AddressRefused, Guard
 from crawler.fetch.resolver import Resolver
@@ -183,6 +184,9 @@ class Connector(aiohttp.TCPConnector):
             self.tls_waste.end(proxy)  # from here on what is received is the host's
         with self.tls_waste.handshake(current(), underlying_transport.get_extra_info("socket")):
             made = await super()._start_tls_connection(underlying_transport, req, *args, **kwargs)
+        if made[0].is_closing():  # uvloop takes TLS that ends within a proxy's for a handshake that is done
+            cast(asyncio.Transport, made[0]).abort()
+            raise tls_closed()
         self._check(req, *made)
         return made
 

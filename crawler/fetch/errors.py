@@ -45,7 +45,7 @@ def unforeseen(error: Exception, exchange: Exchange) -> FetchError:
     """What a library said of a URL or a response in no word that it promises: UnicodeError of a host name, ValueError of a
     status, RuntimeError of a connection that is closed just now. Only its type is told: the message quotes its input."""
     if exchange.connecting:  # uvloop says so of a tunnel that is closed just as TLS is to begin in it
-        return _tls_closed() if exchange.is_through and exchange.ending is None else _no_tunnel()
+        return tls_closed() if exchange.is_through and exchange.ending is None else _no_tunnel()
     if exchange.ending is not None:
         return FetchError(*exchange.ending)
     name = type(error).__name__
@@ -94,8 +94,10 @@ def translated(error: BaseException, exchange: Exchange, *, tls: bool) -> FetchE
         return FetchError("syntax", "the URL cannot be requested")
     if isinstance(error, aiohttp.ClientConnectorError):
         if tls and number in _TLS_ENDINGS:
-            return _tls_closed()
+            return tls_closed()
         return FetchError(_BY_ERRNO.get(number or 0, "unreachable"), _words(number))
+    if exchange.is_through:  # asyncio, of TLS within the proxy's
+        return tls_closed()
     if isinstance(error, (aiohttp.ClientResponseError, HttpProcessingError)):
         return FetchError("malformed")
     if isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError)):
@@ -109,7 +111,7 @@ def _no_tunnel() -> FetchError:
     return FetchError("proxy", "no tunnel")
 
 
-def _tls_closed() -> FetchError:
+def tls_closed() -> FetchError:
     return FetchError("handshake", "closed during the TLS handshake")
 
 

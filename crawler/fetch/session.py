@@ -128,12 +128,15 @@ Handler: TypeAlias = Callable[[asyncio.AbstractEventLoop, dict[str, Any]], objec
 
 def _told_of_closed_connections(handled: Handler | None) -> Handler:
     """uvloop complains, with a traceback, of a TLS connection that is dropped from within what it has just received, and of a
-    handshake that fails just as its visit is cancelled: whatever a server must do to that end would fill the log. The visit knows
-    why its connection ended."""
+    handshake that fails just as its visit is cancelled; asyncio (Python 3.11: it calls itself with an argument too many) of TLS
+    that ends within a proxy's. Whatever a server must do to that end would fill the log. The visit knows why its connection
+    ended."""
 
     def told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         if isinstance(error, RuntimeError) and "handler is closed" in str(error):
+            return
+        if isinstance(error, TypeError) and "_abort()" in str(error):
             return
         if isinstance(error, (ssl.SSLError, ConnectionError)) and context.get("message") == _UNHEARD:
             return

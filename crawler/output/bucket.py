@@ -59,6 +59,9 @@ class DamagedFile(BucketError):
 
 
 class Bucket(Protocol):
+    is_bounded: bool
+    """Whether storing takes no more memory than ``upload_bytes`` says, whatever a store answers."""
+
     async def put(self, name: str, path: Path, length: int) -> None:
         """A copy of this file, of this length, stands there durably on return, whoever put it there. Raises BucketError
         (DamagedFile: this file is to blame), and FileNotFoundError where there is no such file."""
@@ -85,6 +88,8 @@ class Folder:
 
     ``note`` is a file that remembers in which folder copies were begun: one that has gone since is not made anew, as it would be
     on the disk that is there instead."""
+
+    is_bounded = True
 
     def __init__(self, root: Path, note: Path | None = None) -> None:
         self._root, self._note = root, note
@@ -152,6 +157,9 @@ class Folder:
 class S3Bucket:
     """Amazon S3, or what speaks its protocol at AWS_ENDPOINT_URL. Credentials and region are the environment's (the variables
     AWS_*, a role of the machine, the container or the pod)."""
+
+    is_bounded = False
+    """The client library reads whatever is answered."""
 
     def __init__(self, bucket: str, prefix: str) -> None:
         try:

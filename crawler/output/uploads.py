@@ -102,8 +102,9 @@ class Uploads:
         await self._idle.wait()
 
     def break_off(self) -> None:
-        """End what is under way, to be tried again: the client library reads whatever a store answers, which has no bound."""
-        if self._under_way is not None:
+        """End what is under way, to be tried again, where it may be what takes the memory. Of a directory it is not, and the
+        thread that writes there would go on beside the next one's, into the same file."""
+        if self._under_way is not None and not self._bucket.is_bounded:
             self._under_way.reschedule(0.0)
             self._under_way = None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Iterator
 from typing import Final
 from xml.parsers import expat
 
@@ -39,8 +40,9 @@ ENTRY_BYTES_MAX: Final = 512 << 10
 HEAD_CHARS_MAX: Final = 64 << 10
 """A document shows what it is within these."""
 
-_root = re.compile(r"<((?:[A-Za-z_][\w.\-]*:)?(urlset|sitemapindex|rss|RDF|feed))(?=[\s>/])").search
-_entry = re.compile(r"<(?:[A-Za-z_][\w.\-]*:)?(url|sitemap|item|entry)(?=[\s>])[^<>]*>").search
+_COMMENT: Final = r"<!--(?:(?!<!--|-->).)*+-->|"
+_roots = re.compile(rf"{_COMMENT}<((?:[A-Za-z_][\w.\-]*:)?(urlset|sitemapindex|rss|RDF|feed))(?=[\s>/])", re.DOTALL).finditer
+_entries = re.compile(rf"{_COMMENT}<(?:[A-Za-z_][\w.\-]*:)?(url|sitemap|item|entry)(?=[\s>])[^<>]*>", re.DOTALL).finditer
 _is_html = re.compile(r"(?:<!--.{0,1000}?-->\s*)?<(?:!DOCTYPE\s+html|html|head)[\s>]", re.IGNORECASE | re.DOTALL).match
 _subset = re.compile(r"<!DOCTYPE[^<>\[]*+\[", re.IGNORECASE).search
 
@@ -75,15 +77,22 @@ def _read(reading: SitemapReading, data: bytes, end: End) -> None:
     return _xml(reading, text, end)
 
 
+def _first(found: Iterator[re.Match[str]]) -> re.Match[str] | None:
+    """The first that is no comment."""
+    return next((each for each in found if each[1] is not None), None)
+
+
 def _begun(reading: SitemapReading, text: str) -> str:
     """Choose the kind, by what stands there first: a root, an entry, or a URL alone in its line."""
     bare = text.lstrip(SPACE)
     reading.state.line += text.count("\n", 0, len(text) - len(bare))
     if _is_html(bare):
         raise Stop("not_a_sitemap", "an HTML page")
-    if (root := _root(bare)) is not None:
+    if (root := _first(_roots(bare))) is not None:
         reading.state.kind = ROOTS[root[2]]
-    elif (entry := _entry(bare)) is not None and any(f"{leaf}>" in bare or f"{leaf} " in bare for leaf in ("loc", "link")):
+    elif (entry := _first(_entries(bare))) is not None and any(
+        f"{leaf}>" in bare or f"{leaf} " in bare for leaf in ("loc", "link")
+    ):
         reading.state.is_guess = True
         reading.state.kind = next(kind for kind, place in PLACES.items() if place[0] == entry[1])
     else:
@@ -208,11 +217,11 @@ def _repair(reading: SitemapReading, text: str, end: End) -> None:
     state = reading.state
     assert state.kind is not None
     if not state.path:
-        root = _root(text)
+        root = _first(_roots(text))
         if _subset(text, 0, root.start() if root else len(text)):
             raise Stop("doctype")
         state.path = [root[1] if root else "root", *(("channel",) if state.kind == "rss" and "<channel" in text else ())]
-        if root and _entry(text, 0, root.start()) is None:
+        if root and _first(_entries(text, 0, root.start())) is None:
             # Its own tag is read once more, for what it says; a declaration before it would be a fault that hides it.
             state.line += text.count("\n", 0, root.start())
             text = text[root.start() :]

@@ -7,7 +7,7 @@ emptied by the commit alone, which waits for no account.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from types import TracebackType
 from typing import Final, NamedTuple
@@ -144,18 +144,16 @@ class VisitMemory:
     What every visit takes, room for connection and body, is two plain numbers: most visits make no reservation but the last."""
 
     __slots__ = (
-        *("_accounts", "_body", "_body_account", "_body_bytes", "_connection", "_connection_account", "_connection_bytes"),
+        *("_accounts", "_body", "_body_account", "_body_bytes", "_budget", "_connection", "_connection_account"),
         *("_give_up", "_held", "_turn", "_waiting_max", "has_no_room"),
     )
 
-    def __init__(
-        self, accounts: Mapping[str, Account], plan: Plan, waiting_max: int, give_up: Callable[[], object] | None
-    ) -> None:
+    def __init__(self, budget: Budget, waiting_max: int, give_up: Callable[[], object] | None) -> None:
         self._waiting_max, self._give_up = waiting_max, give_up
         self.has_no_room = False
         """It was given up: too many others wait for the same."""
-        self._accounts = accounts
-        self._connection_bytes, self._body_bytes = plan.connection_bytes, plan.body_bytes
+        self._budget, self._body_bytes = budget, budget.plan.body_bytes
+        self._accounts = accounts = budget._accounts
         self._connection_account, self._body_account = accounts["connection"], accounts["body"]
         self._connection = self._body = 0  # bytes taken from these two
         self._held: dict[str, Reservation] = {}
@@ -166,22 +164,23 @@ class VisitMemory:
         assert not self._connection and not self._body and not self._held, "one visit at a time"
         self.has_no_room = False
         connection, body = self._connection_account, self._body_account
+        connection_bytes = self._budget.connection_bytes
         if (
-            connection.used + self._connection_bytes > connection.bytes_max
+            connection.used + connection_bytes > connection.bytes_max
             or body.used + self._body_bytes > body.bytes_max
             or connection._waiting.count
             or body._waiting.count
         ):
             return False
-        connection.used += self._connection_bytes
+        connection.used += connection_bytes
         body.used += self._body_bytes
-        self._connection, self._body = self._connection_bytes, self._body_bytes
+        self._connection, self._body = connection_bytes, self._body_bytes
         return True
 
     async def wait(self) -> None:
         """The same as soon as there is room."""
         try:
-            self._connection = (await self._connection_account.take(self._connection_bytes)).bytes
+            self._connection = (await self._connection_account.take(self._budget.connection_bytes)).bytes
             self._body = (await self._body_account.take(self._body_bytes)).bytes
         except BaseException:
             self.release()
@@ -289,6 +288,8 @@ class Budget:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self.connection_bytes = plan.connection_bytes
+        """Each visit that begins takes so much for its connection; a proxy may be named while the crawl runs."""
         self._accounts = {name: Account(name, plan.accounts[name]) for name in VISIT_ACCOUNTS}
         self._measures: dict[str, Callable[[], int]] = {}
 
@@ -313,7 +314,7 @@ class Budget:
         where that says no, and ``release`` at the end (``async with`` does the same). Nobody waits while fewer than
         ``plan.visits_max`` are out. ``give_up()`` ends the visit as one that was not made."""
         waiting_max = max(1, int(self.plan.visits_max * HEADS_WAITING_SHARE))
-        return VisitMemory(self._accounts, self.plan, waiting_max, give_up)
+        return VisitMemory(self, waiting_max, give_up)
 
     async def links(self, admitted: Admitted) -> Reservation:
         """For links that are admitted by themselves; the commit releases it."""

@@ -262,6 +262,22 @@ async def test_a_site_whose_sitemaps_could_not_be_admitted_names_them_again(tria
     assert [link.url for link in trial.admitted] == ["http://a.example/sitemap.xml"]
 
 
+async def test_rules_that_change_while_sitemaps_wait_for_room_hold_for_them_as_well(trial: Trial) -> None:
+    """Those that the rules before refused were never admitted."""
+    config, admit = Config(sitemaps=True, exclude=("old",)), trial.sitemaps._admit
+
+    async def change(admitted: Any) -> None:
+        trial.sitemaps._admit = admit
+        trial.expander.change(Config(sitemaps=True), Scope(Config(sitemaps=True)))
+        await admit(admitted)
+
+    trial.expander.change(config, Scope(config))
+    trial.sitemaps._admit = change
+    for _ in range(2):
+        await trial.sitemaps.name(Link(SEED, HOST), lambda origin: ("/old.xml", "/new.xml"))
+    assert {link.url.removeprefix(SEED) for link in trial.admitted} == {"old.xml", "new.xml", "sitemap.xml"}
+
+
 async def test_what_one_robots_txt_names_waits_for_room_at_a_time(trial: Trial) -> None:
     """It may name 500 sitemaps, of 1 MB together, which are in no account until there is room for them."""
     waiting, has_room = 0, asyncio.Event()

@@ -15,6 +15,7 @@ from support.hostile import end_of, fetching, lease_of
 from support.sinful import Site, running
 from support.waiting import until
 
+from crawler.core.errors import FetchError
 from crawler.fetch import connection, connector
 from crawler.fetch.connector import IDLE_TLS_BYTES
 from crawler.fetch.fetcher import Fetcher
@@ -182,8 +183,8 @@ def test_tls_holds_little_back_while_nobody_reads(tmp_path: Path, loop_factory) 
 
 
 @asynccontextmanager
-async def tls_proxy(tmp: Path) -> AsyncIterator[str]:
-    """The URL of a proxy that is spoken to by TLS, and tunnels to this machine."""
+async def tls_proxy(tmp: Path, *, leaves: bool = False) -> AsyncIterator[str]:
+    """The URL of a proxy that is spoken to by TLS, and tunnels to this machine, or says so and leaves."""
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with closing(writer), suppress(ConnectionError):
@@ -193,9 +194,13 @@ async def tls_proxy(tmp: Path) -> AsyncIterator[str]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         target = (await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)[1]
+        if leaves:
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            return writer.close()
         onward = await asyncio.open_connection("127.0.0.1", int(target.rpartition(b":")[2]))
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         await asyncio.gather(pump(reader, onward[1]), pump(onward[0], writer))
+        return None
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=serving(tmp, 0))
     async with server:
@@ -238,3 +243,40 @@ def test_a_connection_that_is_closed_and_not_told_so_yet_stops_no_deadline(tmp_p
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(live())
+
+
+@asynccontextmanager
+async def leaving(begun: bytes) -> AsyncIterator[str]:
+    """The URL of a server that begins a handshake so, and leaves."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer):
+            await reader.read(1 << 16)
+            writer.write(begun)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize(("leaves", "begun"), [(True, b""), (False, b""), (False, b"\x16\x03\x03\x10\x00" + bytes(100))])
+def test_tls_that_ends_as_it_begins_within_a_proxys_has_failed(tmp_path: Path, leaves, begun, loop_factory, caplog) -> None:
+    """It was reset as it took the request (uvloop), or disconnected, with a traceback of asyncio in the log."""
+
+    async def live() -> None:
+        async with (
+            leaving(begun) as url,
+            tls_proxy(tmp_path, leaves=leaves) as proxy,
+            fetching(tmp_path, Site(), insecure=True, proxy=proxy) as fetcher,
+        ):
+            for _ in range(3):
+                with pytest.raises(FetchError) as failed:
+                    await fetcher.fetch(lease_of(url))
+                assert (failed.value.reason, failed.value.sent, failed.value.shared) == ("handshake", False, False)
+            fetcher._connector.tls_waste.look(0.0, at_once=True)
+            assert not fetcher._connector.tls_waste._connections
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(live())
+    assert "TypeError" not in caplog.text

@@ -5,6 +5,8 @@ import contextlib
 import errno
 import logging
 import os
+import stat
+import threading
 from unittest import mock
 
 import pytest
@@ -192,6 +194,29 @@ async def test_marks_that_cannot_be_read_are_no_end(crawl):
         await crawl.uploads.finish()
         running.cancel()
     assert crawl.names() == sorted((*FILES, ROWS))
+
+
+async def test_a_copy_into_a_directory_is_not_broken_off(crawl, monkeypatch):
+    """It is not what takes the memory. Its thread would give the name to the next one's copy, which is not whole."""
+    syncing, may_go_on, fsync = threading.Event(), threading.Event(), os.fsync
+
+    def slow(descriptor):
+        if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            syncing.set()
+            may_go_on.wait(30)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    crawl.uploads._bucket = crawl.bucket
+    async with asyncio.timeout(30):
+        running = asyncio.create_task(crawl.uploads.run())
+        await asyncio.to_thread(syncing.wait)
+        crawl.uploads.break_off()
+        await asyncio.sleep(0.01)
+        may_go_on.set()
+        await crawl.uploads.finish()
+        running.cancel()
+    assert crawl.uploads.failures == 0 and crawl.names() == sorted((*FILES, ROWS))
 
 
 def test_pauses_grow_up_to_a_minute(crawl):

@@ -174,6 +174,15 @@ def test_a_root_that_is_damaged(form: str) -> None:
         assert (read.urls, bool(read.faults)) == (urls_of(3), True), root
 
 
+@pytest.mark.parametrize("comment", ["<rss> of old", '<feed xml:base="/no/">', "<urlset> <url>", "<entry >"])
+def test_what_stands_in_a_comment_is_no_root(comment: str) -> None:
+    """Nor an entry. Of a document that had to be repaired as well nothing was read then, or what its links are relative to."""
+    for fault in (b"", b"<title>caf\xe9</title>", b"<title>a & b</title>"):
+        feed = b'<feed xmlns="http://www.w3.org/2005/Atom" xml:base="/blog/">%b<entry><link href="one"/></entry></feed>' % fault
+        read = take(b'<?xml version="1.0"?><!-- %b -->' % comment.encode() + feed)
+        assert (read.urls, bool(read.faults)) == (["http://a.example/blog/one"], bool(fault)), fault
+
+
 def test_entries_that_stand_before_the_root() -> None:
     entries = "".join(f"<url><loc>{url}</loc></url>" for url in urls_of(4))
     body = f"/lost</loc></url>{entries[: len(entries) // 2]}<urlset>{entries[len(entries) // 2 :]}</urlset>"

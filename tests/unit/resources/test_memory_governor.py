@@ -12,12 +12,13 @@ from support.programs import LOCAL, crawler, rows_of
 from support.waiting import until
 from support.webs import Answer, Web
 
-from crawler.config.load import load
+from crawler.config.load import changed, load
 from crawler.core.errors import StorageError
 from crawler.core.model import Done
 from crawler.crawl.wiring import open_crawl
 from crawler.output import uploads
 from crawler.resources import memory_governor, memory_pressure
+from crawler.resources.memory_plan import CONNECTION_BYTES, TUNNEL_BYTES
 
 MIB = 1 << 20
 PAGES = 40
@@ -100,8 +101,21 @@ async def test_what_comes_between_two_readings_is_acted_on(web, tmp_path, monkey
         running.cancel()
 
 
+async def test_a_tls_proxy_that_is_named_while_a_crawl_runs_has_each_visit_take_more(web, tmp_path):
+    async with crawling(web, tmp_path) as (crawl, _):
+        connections = crawl.memory.budget.account("connection")
+        room = crawl.memory.budget.visit()
+        for proxy, size in (("https://p.example", TUNNEL_BYTES), ("http://p.example", CONNECTION_BYTES)):
+            crawl.reconfigure(changed(crawl.config, {"host": [{"match": "a.example", "proxy": proxy}]}))
+            async with room:
+                assert connections.used == size
+        assert connections.used == 0
+
+
 class Greedy:
     """A bucket whose first answer takes all memory there is, without an end."""
+
+    is_bounded = False
 
     def __init__(self, bucket, machine):
         self.bucket, self.machine, self.is_first = bucket, machine, True
