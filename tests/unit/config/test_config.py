@@ -474,6 +474,8 @@ def test_what_is_risky_is_said_aloud():
     stored = {place: warnings(Config(output="/crawls/a", store_url=f"file:///crawls/{place}")) for place in ("a/b", "ab", "b")}
     assert [place for place, said in stored.items() if said] == ["a/b"]
     assert warnings(Config(exclude=("a",))) == [] and len(warnings(Config(exclude=("a", "")))) == 1
+    many = tuple(f"/{n}/" for n in range(2001))
+    assert warnings(Config(exclude=many[1:])) == [] and "[[host]]" in warnings(Config(exclude=many))[0]
     assert warnings(Config(method="HEAD")) == [] and len(warnings(Config(method="HEAD", depth=1))) == 1
 
 
