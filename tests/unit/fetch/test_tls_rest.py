@@ -223,6 +223,18 @@ def test_a_body_by_way_of_a_tls_proxy_is_not_taken_for_what_the_proxy_sends_at_r
         runner.run(live())
 
 
+async def test_a_connection_that_waits_by_way_of_a_tls_proxy_weighs_twice(tmp_path: Path) -> None:
+    """It has TLS within TLS: 500 took 262 MB where 138 were counted."""
+    size, weights = 100_000, []
+    async with served(tmp_path, size=size) as url, tls_proxy(tmp_path) as proxy:
+        for way in ({}, {"proxy": proxy}):
+            async with fetching(tmp_path, Site(), insecure=True, **way) as fetcher:
+                assert await end_of(fetcher, url) == ("ok", None, bytes(size))
+                assert fetcher.stats().connections_idle == 1
+                weights.append(fetcher.stats().idle_bytes)
+    assert weights[1] > 1.9 * weights[0]
+
+
 @pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
 def test_a_connection_that_is_closed_and_not_told_so_yet_stops_no_deadline(tmp_path: Path, loop_factory) -> None:
     """It has no descriptor then; once that raised, no deadline of any fetch was looked at any more."""
