@@ -179,7 +179,7 @@ class Connector(aiohttp.TCPConnector):
         self, underlying_transport: asyncio.Transport, req: Any, *args: Any, **kwargs: Any
     ) -> tuple[asyncio.BaseTransport, ResponseHandler]:
         if isinstance(proxy := underlying_transport.get_protocol(), Watched):
-            self.tls_waste.end(proxy)  # from here on what is received is the host's
+            proxy.hand_over()
         with self.tls_waste.handshake(current(), underlying_transport.get_extra_info("socket")):
             made = await super()._start_tls_connection(underlying_transport, req, *args, **kwargs)
         self._check(req, *made)

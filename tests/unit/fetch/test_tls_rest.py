@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from support.sinful import Site, running
 from support.waiting import until
 
 from crawler.fetch import connection, connector
+from crawler.fetch.connection import Watched
 from crawler.fetch.connector import IDLE_TLS_BYTES
 from crawler.fetch.fetcher import Fetcher
 from crawler.fetch.tls_waste import REST_BYTES_MAX, is_too_long, received_bytes
@@ -182,8 +184,8 @@ def test_tls_holds_little_back_while_nobody_reads(tmp_path: Path, loop_factory) 
 
 
 @asynccontextmanager
-async def tls_proxy(tmp: Path) -> AsyncIterator[str]:
-    """The URL of a proxy that is spoken to by TLS, and tunnels to this machine."""
+async def tunnelling(tls: ssl.SSLContext | None) -> AsyncIterator[str]:
+    """The URL of a proxy that tunnels to this machine, spoken to by TLS or not."""
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with closing(writer), suppress(ConnectionError):
@@ -197,9 +199,34 @@ async def tls_proxy(tmp: Path) -> AsyncIterator[str]:
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         await asyncio.gather(pump(reader, onward[1]), pump(onward[0], writer))
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=serving(tmp, 0))
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     async with server:
-        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield f"http{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+def tls_proxy(tmp: Path) -> AbstractAsyncContextManager[str]:
+    return tunnelling(serving(tmp, 0))
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("is_by_tls", [False, True])
+def test_nothing_is_left_of_a_tunnel_that_is_closed(tmp_path: Path, is_by_tls, loop_factory) -> None:
+    """Cycles are looked for once in 20,000 objects: closed tunnels, of 500 KiB each, took 263 MiB under a limit of 256."""
+
+    async def live() -> None:
+        proxying = tunnelling(serving(tmp_path, 0) if is_by_tls else None)
+        async with served(tmp_path) as url, proxying as proxy, fetching(tmp_path, Site(), insecure=True, proxy=proxy) as fetcher:
+            assert (await end_of(fetcher, url))[0] == "ok"
+            fetcher.forget()
+            await until(lambda: not any(isinstance(one, Watched) for one in gc.get_objects()))
+
+    gc.collect()
+    gc.disable()
+    try:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(live())
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
