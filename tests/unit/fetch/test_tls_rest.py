@@ -218,9 +218,13 @@ def test_nothing_is_left_of_a_tunnel_that_is_closed(tmp_path: Path, is_by_tls, l
         async with served(tmp_path) as url, proxying as proxy, fetching(tmp_path, Site(), insecure=True, proxy=proxy) as fetcher:
             assert (await end_of(fetcher, url))[0] == "ok"
             fetcher.forget()
-            await until(lambda: not any(isinstance(one, Watched) for one in gc.get_objects()))
+            await until(lambda: not connections() - before)
+
+    def connections() -> set[int]:
+        return {id(one) for one in gc.get_objects() if type(one) is Watched}
 
     gc.collect()
+    before = connections()
     gc.disable()
     try:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
