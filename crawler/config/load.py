@@ -27,6 +27,8 @@ _FILE_BYTES_MAX: Final = 16 << 20
 STORED_BYTES_MAX: Final = 40 << 30
 """Of a file that is uploaded, before its last batch: 10,000 parts of 5 MiB are 48 GiB."""
 
+EXPRESSIONS_MANY: Final = 2000
+"""Of include and exclude: to search a link with more takes longer than all else that is done for it."""
 _NOT_OURS: Final = re.compile(r"CRAWLER_(?:CONFIG|SHARED|SERVICE_(?:HOST|PORT\w*)|PORT(?:_\d+_(?:TCP|UDP)\w*)?)")
 """CONFIG names the file itself, SHARED the corpora of the tests; the others are what Kubernetes and Docker put into the
 environment of every container beside a service called ``crawler``."""
@@ -300,6 +302,11 @@ def warnings(config: Config) -> list[str]:
         said.append("with --method HEAD no page has a body: links (depth) and what pages need (requisites) are not found")
     if "" in config.exclude:
         said.append("exclude has an empty expression, which matches every URL: no link that is found will be followed")
+    if (expressions := len(config.include) + len(config.exclude)) > EXPRESSIONS_MANY:
+        said.append(
+            f"include and exclude have {expressions:,} expressions, and every link that is found is searched with each of them "
+            "(10,000 take a millisecond a link): write fewer, which say more; whole hosts are faster as [[host]] block = true"
+        )
     if config.recrawl_every and config.recrawl_min > config.recrawl_max:
         said.append("recrawl_min is longer than recrawl_max: no interval is longer than recrawl_max")
     said.extend(

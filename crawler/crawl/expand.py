@@ -22,7 +22,7 @@ from crawler.core.text import field_text
 from crawler.core.urls import origin
 from crawler.crawl.embeds import FUNCTION as EMBEDS
 from crawler.crawl.embeds import NESTING_MAX
-from crawler.crawl.outlinks import FUNCTION, Packed, ReadingOptions, encode
+from crawler.crawl.outlinks import BEGIN, FUNCTION, Packed, ReadingOptions, encode
 from crawler.parse.html import HEADERS, MIMES, Options
 from crawler.parse.microsyntax import robots_tag
 from crawler.parse.requisites import MIMES as REQUISITES_MIMES
@@ -103,6 +103,8 @@ class Expander:
             encode(ReadingOptions(options, replace(scope.rules, obey=obey), *others)) for obey in (False, True)
         )
         """The second where what a page says to robots is honoured."""
+        if self._parser is not None:
+            self._parser.begin_with(BEGIN, self._readings[config.robots])
         if self.sitemaps is not None:
             self.sitemaps.change(scope, self._readings[config.robots])
 

@@ -119,6 +119,13 @@ class Watched(ResponseHandler):
             transport.set_read_buffer_limits(TLS_HELD_BYTES, TLS_AGAIN_BYTES)  # type: ignore[attr-defined]  # asyncio's and uvloop's have it
             self.handshake_bytes = self.largest_bytes = self._wire_bytes = received_bytes(sock)
 
+    def hand_over(self) -> None:
+        """A tunnel is made: what is received from here on is the host's, by a protocol of its own, which is also told of the end.
+        What this one holds would keep its transport, with buffers of some 500 KiB, in a cycle."""
+        self.transport = self._parser = self._payload = self._exchange = None
+        if self._tls_waste is not None:
+            self._tls_waste.end(self)
+
     @property
     def idle(self) -> bool:
         """Connected, its last response over, and nothing but that ever received."""

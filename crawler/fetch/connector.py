@@ -181,7 +181,7 @@ class Connector(aiohttp.TCPConnector):
         self, underlying_transport: asyncio.Transport, req: Any, *args: Any, **kwargs: Any
     ) -> tuple[asyncio.BaseTransport, ResponseHandler]:
         if isinstance(proxy := underlying_transport.get_protocol(), Watched):
-            self.tls_waste.end(proxy)  # from here on what is received is the host's
+            proxy.hand_over()
         with self.tls_waste.handshake(current(), underlying_transport.get_extra_info("socket")):
             made = await super()._start_tls_connection(underlying_transport, req, *args, **kwargs)
         if made[0].is_closing():  # uvloop takes TLS that ends within a proxy's for a handshake that is done
@@ -256,7 +256,7 @@ class Connector(aiohttp.TCPConnector):
         if self._closed:
             return
         now = time.monotonic()
-        weight = _weight(protocol)
+        weight = _weight(key, protocol)
         if not self._find_room(weight, now):
             protocol.abort()
             super()._release(key, protocol, should_close=True)
@@ -309,10 +309,12 @@ class Connector(aiohttp.TCPConnector):
                 del self._conns[key]
 
 
-def _weight(protocol: Watched) -> int:
-    """Bytes of memory of a connection that waits, about."""
+def _weight(key: ConnectionKey, protocol: Watched) -> int:
+    """Bytes of memory of a connection that waits, about. The host's TLS may be within that of a proxy, with buffers of its own:
+    500 such took 262 MB."""
     if not protocol.is_tls:
         return IDLE_BYTES
     buffers = TLS_BUFFERS * min(protocol.largest_bytes, READ_BYTES_MAX)
     certificates = CERTIFICATE_FACTOR * max(0, protocol.handshake_bytes - HANDSHAKE_BYTES)
-    return IDLE_TLS_BYTES + int(buffers) + certificates
+    layers = 2 if key.is_ssl and key.proxy is not None and key.proxy.scheme == "https" else 1
+    return layers * (IDLE_TLS_BYTES + int(buffers)) + certificates

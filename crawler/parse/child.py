@@ -1,7 +1,8 @@
 """The program of a parser process: ``python -m crawler.parse.child``, started by crawler.parse.process only.
 
 Invariants: it holds one socket (as standard input) and nothing else of the crawl's. It replies to documents in order, one frame
-each. It never outlives its parent, its memory limit, or by much its deadline. Imports are few: each is paid per process.
+each. It never outlives its parent, its memory limit, or by much its deadline. Imports are few: each is paid per process. Its
+first request is of the parent's own making, perhaps empty: what it takes is no document's, and it has no reply.
 """
 
 from __future__ import annotations
@@ -57,20 +58,29 @@ def function_of(path: str, known: dict[str, Callable[..., Any]]) -> Callable[...
 def main(preload: str, parent: int, memory_bytes: int, alarm_s: float, reply_bytes_max: int) -> None:
     _shield(parent)
     pipe = socket.socket(fileno=os.dup(0))
-    try:
-        known: dict[str, Callable[..., Any]] = {}
-        for path in preload.split():
-            function_of(path, known)
-        _limit(memory_bytes)
-    except Exception as error:
-        if (lack := lack_of(error)) is not None:
-            _reply(pipe, LACKING, LENGTH.pack(lack.errno))
-        else:
-            _reply(pipe, BROKEN, f"{type(error).__name__}: {error}".encode())
-        return
-    _reply(pipe, READY, b"")
     with open(0, "rb", buffering=64 << 10) as requests:
+        try:
+            known: dict[str, Callable[..., Any]] = {}
+            for path in preload.split():
+                function_of(path, known)
+            if first := _request(requests):
+                path, *arguments = msgspec.msgpack.decode(first)
+                function_of(path, known)(*arguments)
+            _limit(memory_bytes)
+        except Exception as error:
+            if (lack := lack_of(error)) is not None:
+                _reply(pipe, LACKING, LENGTH.pack(lack.errno))
+            else:
+                _reply(pipe, BROKEN, f"{type(error).__name__}: {error}".encode())
+            return
+        _reply(pipe, READY, b"")
         _serve(requests, pipe, known, alarm_s, reply_bytes_max)
+
+
+def _request(requests: BinaryIO) -> bytes | None:
+    """The next one, which may be empty; None: the parent has gone, or is done."""
+    head = requests.read(LENGTH.size)
+    return requests.read(LENGTH.unpack(head)[0]) if len(head) == LENGTH.size else None
 
 
 def _serve(
@@ -78,9 +88,10 @@ def _serve(
 ) -> None:
     start_bytes = _resident_bytes()
     passed_bytes = 0
-    while len(head := requests.read(4)) == 4:
-        size = LENGTH.unpack(head)[0]
-        path, *arguments = msgspec.msgpack.decode(requests.read(size))
+    while (request := _request(requests)) is not None:
+        path, *arguments = msgspec.msgpack.decode(request)
+        size = len(request)
+        del request  # the document is among the arguments
         began = time.process_time()
         signal.setitimer(signal.ITIMER_REAL, alarm_s)  # the parent kills us first; unless it is gone itself
         try:

@@ -21,7 +21,7 @@ from crawler.core.waiting import Waiting
 from crawler.parse.child import FAILED, function_of
 from crawler.parse.heavy_hosts import NO_TURN, HeavyHosts
 from crawler.parse.limited import MEMORY_BYTES
-from crawler.parse.process import IN_HAND_BYTES_MAX, IN_HAND_LOW, Job, ParseFault, ParserProcess, frame_of, reap, start
+from crawler.parse.process import IN_HAND_BYTES_MAX, IN_HAND_LOW, NOTHING, Job, ParseFault, ParserProcess, frame_of, reap, start
 
 WAITING_BYTES_MAX: Final = 16 << 20
 PROCESS_BYTES: Final = 40 << 20
@@ -66,6 +66,7 @@ class ParserPool:
         self._deadline_s = config.parse_timeout
         self._memory_bytes = memory_bytes
         self._preload = preload
+        self._first: bytes | bytearray = NOTHING
         self._waiting_bytes_max = waiting_bytes_max
         self._in_loop = not parsers
         self._queue: Waiting[Job] = Waiting(IN_HAND_BYTES_MAX)
@@ -113,6 +114,12 @@ class ParserPool:
             self._crashed += reply.reason == "parse_crashed"
             self._timed_out += reply.reason == "parse_timeout"
         return reply
+
+    def begin_with(self, function: str, *arguments: Any) -> None:
+        """What every process that is started from now on calls before it is ready, as ``call`` says: no document's deadline or
+        memory limit counts it."""
+        if not self._in_loop:
+            self._first = frame_of(function, arguments)
 
     def restart(self) -> None:
         """Replace every process, to give its memory back. What they are at is done again."""
@@ -276,6 +283,7 @@ class ParserPool:
             memory_bytes=self._memory_bytes,
             deadline_s=self._deadline_s,
             hungry=lambda process: process.fill(self._queue),
+            first=self._first,
             alone=alone,
         )
 

@@ -41,6 +41,8 @@ _KEPT_ENVIRONMENT: Final = ("LANG", "LC_ALL", "LD_", "PYTHON", "PATH")
 _ALLOCATOR: Final = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": str(8 << 20), "MALLOC_MMAP_THRESHOLD_": str(4 << 20)}
 """glibc keeps 8 MiB between documents rather than asking for them anew each time: a tenth of the time."""
 
+NOTHING: Final = LENGTH.pack(0)
+"""A request of no bytes, for a process with nothing to do before its first document."""
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -238,9 +240,11 @@ async def start(
     memory_bytes: int,
     deadline_s: float,
     hungry: Callable[[ParserProcess], None],
+    first: bytes | bytearray,
     alone: Job | None = None,
 ) -> ParserProcess:
-    """Start a process and connect to it; it says itself when it is ready. OSError if there is no room for one."""
+    """Start a process and connect to it; it says itself when it is ready, with ``first`` done. OSError if there is no room for
+    one."""
     ours, theirs = socket.socketpair()
     environment = {key: value for key, value in os.environ.items() if key.startswith(_KEPT_ENVIRONMENT)}
     environment |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)} | _ALLOCATOR
@@ -258,9 +262,10 @@ async def start(
         ours.close()
         raise
     try:
-        _, process = await asyncio.get_running_loop().create_unix_connection(
+        transport, process = await asyncio.get_running_loop().create_unix_connection(
             lambda: ParserProcess(popen, deadline_s, hungry, alone), sock=ours
         )
+        transport.write(first)
     except BaseException:
         popen.kill()
         popen.wait()
@@ -287,4 +292,4 @@ async def reap(popen: subprocess.Popen[bytes]) -> None:
         await asyncio.sleep(0.002)
 
 
-__all__ = ["Job", "ParseFault", "ParserProcess", "frame_of", "reap", "start"]
+__all__ = ["NOTHING", "Job", "ParseFault", "ParserProcess", "frame_of", "reap", "start"]

@@ -114,6 +114,8 @@ class Plan(Struct, frozen=True):
     """Of each visit, in the account of that name."""
     connection_bytes: int = CONNECTION_BYTES
     """The same."""
+    parser_own_bytes: int = PARSER_OWN_BYTES
+    """Of each parser process, before it has a document."""
 
     @property
     def body_memory_bytes(self) -> int:
@@ -123,7 +125,7 @@ class Plan(Struct, frozen=True):
     @property
     def parser_memory_bytes(self) -> int:
         """What one document may make a parser process grow by."""
-        return self.accounts["parsers"] // max(1, self.parsers) - PARSER_OWN_BYTES
+        return self.accounts["parsers"] // max(1, self.parsers) - self.parser_own_bytes
 
     @property
     def bench_links_max(self) -> int:
@@ -160,7 +162,7 @@ def reading_bytes(input_bytes: int, outlinks: int, decoder_bytes: int | None = N
 
 class Needs(Struct, frozen=True):
     """The settings that a plan depends on. ``max_parse`` 0: no document is parsed. ``max_body``: most bytes that anything is
-    decoded to."""
+    decoded to. ``expressions``: bytes that those of the scope take, compiled."""
 
     workers: int
     parsers: int
@@ -172,6 +174,7 @@ class Needs(Struct, frozen=True):
     upload: int = 0
     base: int = BASE_BYTES
     connection: int = CONNECTION_BYTES
+    expressions: int = 0
 
 
 class LimitTooSmall(ConfigError):
@@ -205,9 +208,10 @@ def _divided(limit: int, needs: Needs) -> Plan:
 
 def _beside_store(limit: int, needs: Needs, store_bytes: int) -> Plan:
     accounts = {
-        "base": needs.base,
+        "base": needs.base + 2 * needs.expressions,  # links that are found, and those that wait, are judged by their own
         "store": store_bytes,
-        "parsers": needs.parsers * _between(PARSER_BYTES_MIN, limit // 8 // max(1, needs.parsers), PARSER_BYTES_MAX),
+        "parsers": needs.parsers
+        * (_between(PARSER_BYTES_MIN, limit // 8 // max(1, needs.parsers), PARSER_BYTES_MAX) + needs.expressions),
         "bench": _between(2 * _MIB, limit // 32, 16 * _MIB),
         "robots": _between(2 * _MIB, limit // 32, 32 * _MIB),
         "dns": DNS_BYTES,
@@ -233,7 +237,8 @@ def _beside_store(limit: int, needs: Needs, store_bytes: int) -> Plan:
             more = max(0, min(rest // 2, most - accounts[name]))
             accounts[name] += more
             rest -= more
-    return Plan(limit, {name: accounts[name] for name in SAYS}, visits, needs.parsers, body_bytes, needs.connection)
+    own_bytes = PARSER_OWN_BYTES + needs.expressions
+    return Plan(limit, {name: accounts[name] for name in SAYS}, visits, needs.parsers, body_bytes, needs.connection, own_bytes)
 
 
 def _is_enough(plan: Plan, needs: Needs) -> bool:

@@ -37,6 +37,8 @@ VERSION: Final = "1.1.1"
 PIECE_BYTES: Final = 1 << 20
 BLOCK_LINES: Final = 3000
 """Lines of the index in one compressed block; the second index names the first of each."""
+BLOCK_BYTES: Final = 4 << 20
+"""Of these lines: then a block has fewer. A line may hold a Content-Type of 32 KiB."""
 ZIP_BEGAN: Final = (1980, 1, 1, 0, 0, 0)
 """No file in a ZIP file is older: a machine without a clock of its own may begin in 1970."""
 _INDEX: Final = "index.cdx.gz"
@@ -199,13 +201,15 @@ def _keyed(line: bytes) -> bytes:
 
 def _blocks(lines: Iterable[bytes], heads: list[bytes]) -> Iterator[bytes]:
     """Gzip members of so many lines; ``heads`` gets a line for each."""
-    offset = 0
+    offset = size = 0
     block: list[bytes] = []
     for line in lines:
         block.append(line)
-        if len(block) == BLOCK_LINES:
+        size += len(line)
+        if len(block) == BLOCK_LINES or size >= BLOCK_BYTES:
             yield (packed := _packed(block, offset, heads))
             offset += len(packed)
+            size = 0
             block.clear()
     if block:
         yield _packed(block, offset, heads)

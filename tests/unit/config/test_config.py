@@ -500,6 +500,8 @@ def test_what_is_risky_is_said_aloud():
     said = warnings(Config(server_names=names))
     assert [name for name in names if any(repr(name) in line for line in said)] == [*names[3:]]
     assert warnings(Config(exclude=("a",))) == [] and len(warnings(Config(exclude=("a", "")))) == 1
+    many = tuple(f"/{n}/" for n in range(2001))
+    assert warnings(Config(exclude=many[1:])) == [] and "[[host]]" in warnings(Config(exclude=many))[0]
     assert warnings(Config(method="HEAD")) == [] and len(warnings(Config(method="HEAD", depth=1))) == 1
 
 

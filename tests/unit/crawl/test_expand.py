@@ -21,7 +21,7 @@ from crawler.core.link_block import Columns, block_of
 from crawler.core.model import Done, Link
 from crawler.core.reply_limits import PART_LINKS
 from crawler.crawl.expand import LARGE_BYTES, Expander
-from crawler.crawl.outlinks import FUNCTION, Packed
+from crawler.crawl.outlinks import BEGIN, FUNCTION, Packed
 from crawler.fetch.decoding import Finisher
 from crawler.parse.heavy_hosts import NO_TURN
 from crawler.parse.pool import ParseFault, open_parser
@@ -40,12 +40,18 @@ class Reader:
     def __init__(self, *answers: Packed | ParseFault) -> None:
         self.answers = list(answers)
         self.asked: list[bytes] = []
+        self.readings: list[bytes] = []
+        self.begun: list[tuple[object, ...]] = []
+
+    def begin_with(self, *call: object) -> None:
+        self.begun.append(call)
 
     def turn(self, host: str) -> AbstractAsyncContextManager[None]:
         return NO_TURN
 
     async def call(self, function: str, body: bytes, *rest: Any, result: Any, host: str) -> Packed | ParseFault:
         self.asked.append(body)
+        self.readings.append(rest[-1])
         return self.answers.pop(0)
 
 
@@ -198,6 +204,18 @@ async def test_a_tag_is_seen_in_every_encoding(encoding, tmp_path):
     async with open_parser(Config(), parsers=0, preload=FUNCTION) as parser:
         page = page_of(tmp_path, body, SEED, ((b"Content-Type", b"text/html"),), mime="text/html", charset=encoding)
         assert [link.url for link in links_of(await Trial(tmp_path, parser).expand(page))] == ["http://www.example.org/0"]
+
+
+async def test_a_process_begins_with_what_its_pages_are_read_by(tmp_path):
+    """Thousands of expressions take longer to compile than a page may take to be parsed, and more memory."""
+    reader = Reader(Packed([], [], {}), Packed([], [], {}))
+    trial = Trial(tmp_path, reader, exclude=["/a"])
+    await trial.expand(page_of(tmp_path, b"<a href=/0>", SEED, mime="text/html"))
+    changed = Config(depth=1, exclude=("/a", "/b"))
+    trial.expander.change(changed, Scope(changed))
+    await trial.expand(page_of(tmp_path, b"<a href=/0>", SEED, mime="text/html"))
+    assert reader.begun == [(BEGIN, reading) for reading in reader.readings]
+    assert reader.begun[0] != reader.begun[1]
 
 
 async def test_a_large_page_through_the_real_reader(tmp_path):

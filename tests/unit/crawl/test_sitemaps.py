@@ -42,6 +42,7 @@ class Faulty:
 
     def __init__(self, parser: ParserPool, faults: dict[int, ParseFault]) -> None:
         self.parser, self.faults, self.calls = parser, faults, 0
+        self.begin_with = parser.begin_with
 
     def turn(self, host: str) -> AbstractAsyncContextManager[None]:
         return NO_TURN

@@ -72,6 +72,25 @@ async def test_a_document_that_ends_its_process_is_tried_once_more(sin):
         assert parser.stats().crashed == 1
 
 
+@pytest.mark.parametrize("first", [("support.victims:keep", 40), ("support.victims:act", b"sleep 1")])
+async def test_what_a_process_begins_with_is_no_documents_fault(first):
+    """Neither the memory nor the time that it takes, in the first process nor in one that follows it; nor how large it is."""
+    async with open_soon(memory_bytes=24 * MIB) as parser:
+        parser.begin_with(*first, *(["x" * (1 << 20)] if first[1] == 40 else []))
+        assert await act(parser, "fine") == "fine"
+        assert parser.stats().restarts == 0
+        assert isinstance(await act(parser, "exit"), ParseFault)
+        assert await act(parser, "fine") == "fine"
+        assert parser.stats().restarts == 2
+
+
+async def test_a_process_that_cannot_begin_is_a_fault_of_the_installation():
+    async with open_soon() as parser:
+        parser.begin_with("support.victims:act", b"raise no such thing")
+        with pytest.raises(RuntimeError, match="no such thing"):
+            await act(parser, "fine")
+
+
 @pytest.mark.parametrize("sin", ["spin", "stop", "sleep 30"])
 async def test_a_document_that_overruns_its_deadline(sin):
     async with open_soon() as parser:

@@ -202,3 +202,20 @@ def test_the_second_index_has_the_whole_key_of_each_block(tmp_path: Path) -> Non
     with zipfile.ZipFile(tmp_path / "x.wacz") as wacz:
         _, head = wacz.read("indexes/index.idx").splitlines()
     assert head.startswith(b'org,example)/?q={"a":1} 19700101000000 {"offset": 0, ')
+
+
+def test_a_block_of_the_index_is_bounded_in_bytes_too(tmp_path: Path) -> None:
+    """A block is packed in memory, and a line holds a Content-Type as long as a server likes."""
+    marks = crawl_of(tmp_path / "root", 1)
+    index, mime = names(0)[1], "x" * (128 << 10)
+    lines = [orjson.dumps({"url": f"http://example.org/{n}", "mime": mime}) for n in range(100)]
+    data = b"".join(b"org,example)/%03d 2026 %s\n" % pair for pair in enumerate(lines))
+    (tmp_path / "root" / index).write_bytes(data)
+    marks[index] = Mark(len(data), closed=True)
+    write_wacz(tmp_path / "root", marks, [], tmp_path / "x.wacz", title="x", is_retired=kept_always)
+    with zipfile.ZipFile(tmp_path / "x.wacz") as file:
+        packed = file.read("indexes/index.cdx.gz")
+        blocks = [orjson.loads(b"{" + head.rpartition(b" {")[2]) for head in file.read("indexes/index.idx").splitlines()[1:]]
+    sizes = [len(zlib.decompress(packed[at["offset"] :][: at["length"]], 31)) for at in blocks]
+    assert len(sizes) == 4 and max(sizes) < 5 << 20
+    assert sum(sizes) > 100 * len(mime)
