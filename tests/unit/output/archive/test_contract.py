@@ -69,6 +69,24 @@ def test_its_folder_may_be_on_another_disk(kind, tmp_path):
         ledger.archive.close()
 
 
+@pytest.mark.parametrize("is_kept", [False, True], ids=["new", "kept already"])
+def test_of_pages_of_one_batch_that_are_the_same_one_is_written(is_kept, tmp_path):
+    """Each of a host's pages that do not exist was a file of its own, synced before it replaced the one before."""
+    ledger = Ledger(tmp_path, "files")
+    if is_kept:
+        ledger.append(page_of(tmp_path, b"no such page"))
+        ledger.commit()
+    pages = [page_of(tmp_path, b"no such page", f"http://www.example.org/{number}") for number in range(5)]
+    kept = [ledger.append(page) for page in pages]
+    ledger.commit()
+    assert [content(ledger, one) for one in kept] == [b"no such page"] * 5
+    assert [page.body.path is not None for page in pages] == [True, False, False, False, False]
+    ledger.append(again := page_of(tmp_path, b"no such page"))
+    ledger.commit()
+    assert again.body.path is not None, "a power cut may have left the other without its bytes"
+    ledger.archive.close()
+
+
 def test_a_body_larger_than_memory_is_streamed_in_and_out(ledger):
     piece = bytes(range(256)) * 256
     page = page_of(ledger.root, (piece for _ in range(640)))  # 40 MiB
