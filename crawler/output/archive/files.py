@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -60,7 +61,10 @@ class FilesArchive(UnmarkedArchive):
     def sync(self) -> dict[str, Mark]:
         again = [(body, path) for path, body in self._batch.items() if body is not None]
         if again:
-            sync_file_system(again[0][0].spool())
+            for body, path in again:
+                if _device(body.spool()) != _device(path.parent):
+                    body.move(_beside(path))  # all are synced together, not each by itself
+            sync_file_system(self._root / FOLDER)  # or, by that, the spool
             for body, path in again:
                 body.move(path, syncing=True)
         if self._batch:
@@ -69,8 +73,21 @@ class FilesArchive(UnmarkedArchive):
         return {}
 
     def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
+        for path, body in self._batch.items():
+            if body is not None and body.path == _beside(path):
+                with storing(path):
+                    _beside(path).unlink(missing_ok=True)
         self._batch.clear()
         return []
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.again-{os.getpid()}.tmp")  # other parts may keep the same body
+
+
+def _device(path: Path) -> int:
+    with storing(path):
+        return path.stat().st_dev
 
 
 class FilesKind:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from io import BytesIO
+from unittest.mock import Mock
 
 import pytest
 from fastwarc.warc import ArchiveIterator, WarcRecordType
@@ -12,7 +14,8 @@ from hypothesis import strategies as st
 from support.other_disk import on_another_disk
 from support.pages import Ledger, page_of
 
-from crawler.output.archive import Kept, open_body
+from crawler.core.errors import StorageError
+from crawler.output.archive import Kept, files, open_body
 
 KINDS = ["warc", "files", "discard"]
 
@@ -85,6 +88,32 @@ def test_of_pages_of_one_batch_that_are_the_same_one_is_written(is_kept, tmp_pat
     ledger.commit()
     assert again.body.path is not None, "a power cut may have left the other without its bytes"
     ledger.archive.close()
+
+
+@pytest.mark.parametrize("spool", ["here", "on another disk"])
+def test_bodies_that_come_again_are_synced_together(spool, tmp_path, monkeypatch):
+    """A thousand of a batch were synced one by one where the spool is on another disk."""
+    with on_another_disk(tmp_path) as disk:
+        if spool != "here":
+            (tmp_path / "tmp").symlink_to(disk)
+        ledger = Ledger(tmp_path, "files")
+        bodies = [b"%d" % number for number in range(5)]
+        for body in bodies:
+            ledger.append(page_of(tmp_path, body))
+        ledger.commit()
+        synced: list[int] = []
+        monkeypatch.setattr(os, "fdatasync", synced.append)
+        kept = [ledger.append(page_of(tmp_path, body)) for body in bodies]
+        ledger.commit()
+        assert [content(ledger, one) for one in kept] == bodies and synced == []
+        ledger.append(page_of(tmp_path, bodies[0]))
+        with monkeypatch.context() as full:
+            full.setattr(files, "sync_file_system", fail := Mock(side_effect=StorageError("full")))
+            with pytest.raises(StorageError):
+                ledger.archive.sync()
+        assert fail.called and ledger.archive.rewind(ledger.marks) == []
+        assert len([path for path in (tmp_path / "files").rglob("*") if path.is_file()]) == 5
+        ledger.archive.close()
 
 
 def test_a_body_larger_than_memory_is_streamed_in_and_out(ledger):
