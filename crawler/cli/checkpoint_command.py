@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from errno import EWOULDBLOCK
@@ -59,8 +60,11 @@ def _require_free(root: Path, target: Path) -> None:
     from crawler.output.checkpoint import left_unfinished
 
     try:
-        if target.exists():  # such as "." and "/", which have no name to be changed
+        if target.exists() or target.is_symlink():  # such as "." and "/", which have no name to be changed
             raise ConfigError(f"{target}: there is something already")
+        parent = next(folder for folder in target.absolute().parents if folder.exists())
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise ConfigError(f"{target}: nothing can be written to {parent}")
         left = left_unfinished(root, target)
     except OSError as error:
         raise ConfigError(f"{target}: {error.strerror}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -93,7 +94,7 @@ def _to_file(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> None:
     try:
         if to.exists() and not to.is_file():  # a device or a pipe would be gone: the new file takes its name
             raise ConfigError(f"{to}: {'a directory' if to.is_dir() else 'no regular file'}: name a file, which is replaced")
-        target = to.resolve()  # a link stays one
+        target = Path(os.path.realpath(to))  # a link stays one, unless it leads to itself
         if namespace.format == "parquet":
             from crawler.output.parquet import write_parquet
 

@@ -174,10 +174,15 @@ def opened_for(config: Config, command: Command, parts: int) -> Iterator[Crawlin
         from crawler.fetch.cookies import check_file
 
         check_file(Path(config.cookies))  # one that cannot be read begins no directory
-    if config.parsers != 0 and not Path("/proc/self/statm").exists():
-        raise ConfigError(
-            f"{NO_PROC}: memory is not measured without it, and no parser process begins; with parsers = 0 none has to"
-        )
+    if not Path("/proc/self/statm").exists():
+        from crawler.cli.output import say
+        from crawler.crawl.planning import parsers_of
+
+        if parsers_of(config):
+            raise ConfigError(
+                f"{NO_PROC}: memory is not measured without it, and no parser process begins; with parsers = 0 none has to"
+            )
+        say(f"{NO_PROC}: memory is not measured")
     _check_addresses(config, command)
     _check_database(config)
     if parts == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from msgspec.structs import asdict
 from crawler.cli.arguments import CommandParser, file_name
 from crawler.cli.output import ended_in_order, not_written, say, write
 from crawler.cli.read_commands import add_directory, open_reader
+from crawler.core.durable import beside
 from crawler.core.errors import ConfigError, Exit
 from crawler.core.text import amount, counted, json_text, printable
 
@@ -71,17 +73,13 @@ def summary(arguments: Sequence[str]) -> int:
 
 
 def _replace(to: Path, data: bytes) -> None:
-    """Write it to a file, whole or not at all: what was there before is lost only once it is. Raises OSError."""
+    """Write it to a file, whole or not at all: what was there before is lost only once it is. Raises as
+    ``beside``."""
     if to.exists() and not to.is_file():  # a device or a pipe
         to.write_bytes(data)
         return
-    target = to.resolve()  # a link stays one
-    temporary = target.with_name(target.name + ".tmp")
-    try:
+    with beside(Path(os.path.realpath(to))) as temporary:  # a link stays one
         temporary.write_bytes(data)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _text(summed: Summary) -> Iterator[str]:

@@ -55,7 +55,7 @@ class _Given:
     def lay(self, layer: Mapping[str, tuple[Any, str]]) -> None:
         store, origin = layer.get("store", (None, ""))
         if isinstance(store, str) and is_place(store):
-            if "store_url" in layer:
+            if layer.get("store_url", (store,))[0] != store:
                 self.faults.append(f"{origin} and {layer['store_url'][1]}: give one of them, not both")
             layer = {key: given for key, given in layer.items() if key != "store"} | {"store_url": (store, origin)}
         for secret, file in SECRET_FILES.items():

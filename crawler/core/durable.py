@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import io
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
-from crawler.core.errors import StorageError
+from crawler.core.errors import ConfigError, StorageError
 
 BUFFER_BYTES_MAX: Final = 512 << 10
 """Appended bytes that wait for one larger write."""
@@ -235,6 +236,36 @@ def write_beside(path: Path, data: bytes) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     return temporary
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A file that takes the name ``path`` once it is written, durably; where that fails, what stands there is left alone. Of two
+    processes that write the same one is refused: ConfigError. Raises OSError, StorageError."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("ab") as file:  # what a kill has left is taken over
+        if not _is_ours(file, temporary):
+            raise ConfigError(f"{path}: another process is just writing it")
+        try:
+            yield temporary
+            sync_file(temporary)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _is_ours(file: BinaryIO, path: Path) -> bool:
+    """Whether nobody else writes it, or has given it another name since it was opened. There may be no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
 
 
 def replace(source: Path, target: Path, *, syncing: bool = False) -> None:

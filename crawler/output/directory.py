@@ -130,7 +130,7 @@ def _set_aside(root: Path) -> None:
     aside = half or _free_name(root)
     moved: list[Path] = []
     with storing(root):
-        aside.mkdir(exist_ok=half is not None)
+        aside.mkdir(exist_ok=True)
         sync_dir(root)
         try:
             for path in parts:  # one after the other, also for a power cut: what has moved tells where the rest belongs
@@ -150,8 +150,13 @@ def _set_aside(root: Path) -> None:
 
 
 def _free_name(root: Path) -> Path:
-    """Behind those of earlier crawls, though the clock was set back since then: the last of them are kept."""
-    stamp, number = max((_moment(path.name) for path in _previous(root)), default=(0, 0))
+    """Behind those of earlier crawls, though the clock was set back since then: the last of them are kept. One that a kill has
+    left empty is no earlier crawl."""
+    found = _previous(root)
+    with storing(root):
+        if found and not any(found[-1].iterdir()):
+            return found[-1]
+    stamp, number = max((_moment(path.name) for path in found), default=(0, 0))
     stamp, number = max((int(time.strftime("%Y%m%d%H%M%S", time.gmtime())), 0), (stamp, number + 1))
     while (aside := root / f"previous-{stamp:014}{f'.{number}' if number else ''}").exists():
         number += 1
@@ -166,10 +171,10 @@ def _moment(name: str) -> tuple[int, int]:
 
 def _half_moved(root: Path, parts: Iterable[Path]) -> Path | None:
     """Where the rest of these parts is, if a kill came while they were set aside: of the store, which goes first, and not of the
-    settings, which go last."""
-    if is_crawl(root) or not (root / FILE_NAME).exists() or not (found := _previous(root)):
+    settings, which go last, if there are any."""
+    if is_crawl(root) or not (found := _previous(root)):
         return None
-    is_half = is_crawl(found[-1]) and not any((found[-1] / path.name).exists() for path in parts)
+    is_half = is_crawl(found[-1]) and not any((found[-1] / name).exists() for name in (FILE_NAME, *(path.name for path in parts)))
     return found[-1] if is_half else None
 
 

@@ -9,7 +9,7 @@ import base64
 import fcntl
 import hashlib
 import json
-import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -86,7 +86,7 @@ def _is_locked(file: BinaryIO) -> bool:
 def to_file(row: Row, body: BinaryIO, directory: Path) -> dict[str, Any]:
     """Write the decoded body to ``directory/ab/cd/<sha256>.<type>``; the row's fields and the path. Raises OSError."""
     directory.mkdir(parents=True, exist_ok=True)
-    temporary = directory / f"{_BEGUN}{os.getpid()}.tmp"
+    temporary = directory / f"{_BEGUN}{secrets.token_hex(8)}.tmp"  # containers that share it may have one process id
     digest, prefix = hashlib.sha256(), b""
     try:
         with temporary.open("wb") as file:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from crawler.core import exact_json
+from crawler.core.durable import beside
 from crawler.core.errors import ConfigError
 from crawler.output.archive.surt import surt
 from crawler.output.results import Row
@@ -82,23 +83,18 @@ COLUMNS: Final[dict[str, tuple[str, Callable[[Row], Any] | None]]] = {
 
 def write_parquet(rows: Iterable[Row], to: Path) -> int:
     """Write rows to a new file; how many. A file that could not be finished is not there. ConfigError: pyarrow is not
-    installed. Raises OSError."""
+    installed, or another process writes the same file. Raises OSError, StorageError."""
     try:
         import pyarrow
         from pyarrow.parquet import ParquetWriter
     except ImportError as error:
         raise ConfigError("Parquet needs pyarrow: pip install 'flatcrawler[parquet]'") from error
     schema = _schema(pyarrow)
-    temporary = to.with_name(to.name + ".tmp")
     count = 0
-    try:
-        with ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for group in _groups(rows):
-                writer.write_batch(pyarrow.record_batch(group, schema=schema))
-                count += len(group[0])
-        temporary.replace(to)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with beside(to) as temporary, ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for group in _groups(rows):
+            writer.write_batch(pyarrow.record_batch(group, schema=schema))
+            count += len(group[0])
     return count
 
 

@@ -146,6 +146,29 @@ def test_what_cannot_be_copied_is_said(tmp_path, site):
     assert not list((root / "checkpoints").iterdir()), "what a kill left is gone"
 
 
+def test_where_nothing_can_be_put_no_copy_is_taken(tmp_path, site):
+    """Each attempt left one more in the crawl's directory: of every night, where the disk of a backup is read-only."""
+    root, disk = tmp_path / "d", tmp_path / "disk"
+    assert command("run", *urls(site, 1), "-o", str(root), *LOCAL).returncode == 0
+    (tmp_path / "link").symlink_to("nowhere")
+    refused = command("checkpoint", str(root), str(tmp_path / "link"))
+    assert (refused.returncode, "there is something already" in refused.stderr) == (2, True), refused.stderr
+    assert not list(root.glob("checkpoints/*"))
+    disk.mkdir()
+    copy = shlex.join(command_of(["checkpoint", str(root), str(disk / "new" / "copy")]))
+    ended = subprocess.run(
+        [*MOUNTING, "sh", "-c", f"mount -t tmpfs -o ro tmpfs {disk} || exit 77; {copy}"],
+        env=CLEAN,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ended.returncode == 77:
+        pytest.skip("no disk can be mounted here")
+    assert (ended.returncode, f"nothing can be written to {disk}" in ended.stderr) == (2, True), ended.stderr
+    assert not list(root.glob("checkpoints/*"))
+
+
 def test_a_daemon_that_was_given_a_relative_path_is_asked_from_another_directory(tmp_path, monkeypatch):
     (tmp_path / "elsewhere" / "d").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)

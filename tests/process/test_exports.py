@@ -18,7 +18,10 @@ from unittest import mock
 
 import orjson
 import pytest
-from support.programs import LOCAL, command, crawler, crawling
+from support.faults.log import Kind, read_log
+from support.faults.powercut import Disk, NamesAlone
+from support.faults.shim import Faults
+from support.programs import CLEAN, LOCAL, command, command_of, crawler, crawling
 from support.webs import Answer, Web, redirect
 from warcio.archiveiterator import ArchiveIterator
 
@@ -153,6 +156,10 @@ def test_what_is_no_file_is_not_replaced_by_one(crawled, tmp_path, form):
     (tmp_path / "link").symlink_to(tmp_path / "to")
     exported(crawled, "--format", form, "--to", str(tmp_path / "link"))
     assert (tmp_path / "link").is_symlink() and (tmp_path / "to").is_file()
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to("link")
+    exported(crawled, "--format", form, "--to", str(tmp_path / "link"))
+    assert not (tmp_path / "link").is_symlink(), "a link to itself leads to no file"
 
 
 def test_an_export_that_is_ended_leaves_nothing_behind(crawled, tmp_path):
@@ -161,8 +168,12 @@ def test_an_export_that_is_ended_leaves_nothing_behind(crawled, tmp_path):
     unread.unlink()
     os.mkfifo(unread)  # it waits here for ever
     with crawling("export", str(tmp_path / "out"), "--format", "wacz", "--to", str(tmp_path / "x.wacz")) as process:
-        while not (tmp_path / "x.wacz.tmp").exists():
+        while not list(tmp_path.glob(".x.wacz.*")):
             assert process.poll() is None
+        second = command("export", str(crawled[0]), "--format", "wacz", "--to", str(tmp_path / "x.wacz"))
+        said = f"crawler: {tmp_path / 'x.wacz'}: another process is just writing it\n"
+        assert (second.returncode, second.stderr) == (2, said), "both wrote one file, and ended with: No such file or directory"
+        assert list(tmp_path.glob(".x.wacz.*")), "what the first has begun is its own"
         process.terminate()
         assert process.wait(60) == 128 + signal.SIGTERM
     assert os.listdir(tmp_path) == ["out"]
@@ -378,3 +389,21 @@ def test_a_page_whose_tree_would_take_gigabytes_costs_a_command_little(tmp_path)
     [_, line] = map(orjson.loads, read("export", out, "--format", "pages")[0].splitlines())
     assert line["title"] == url, "it has none that is read"
     assert "1 page could not be read again" in read("summary", out, "--incomplete")[1], "nobody can tell what it lacks"
+
+
+@pytest.mark.parametrize("how", ["export --format parquet --to", "export --format wacz --to", "summary --html"])
+def test_a_file_that_stands_there_after_a_power_cut_is_whole(crawled, tmp_path, how):
+    """A name may be durable before the bytes that it stands for: there was an empty file."""
+    faults = Faults(tmp_path / "disk", tmp_path / "aside")
+    faults.folder.joinpath("to").write_bytes(b"earlier")
+    shutil.copytree(faults.folder, tmp_path / "before")
+    name, *options = how.split()
+    words = [name, str(crawled[0]), *options, str(faults.folder / "to")]
+    ended = subprocess.run(command_of(words), env=CLEAN | faults.environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    records = read_log(faults.log)
+    [named] = [
+        at for at, record in enumerate(records, 1) if record.kind is Kind.RENAME and record.other == str(faults.folder / "to")
+    ]
+    Disk(faults.folder, tmp_path / "before").play(records[:named]).rebuild(tmp_path / "left", NamesAlone())
+    assert (tmp_path / "left" / "to").read_bytes() in (b"earlier", (faults.folder / "to").read_bytes())

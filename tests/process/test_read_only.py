@@ -137,11 +137,12 @@ def test_without_proc_no_store_is_called_damaged_and_a_crawl_says_what_it_lacks(
         pages = ["export", str(out), "--format", "pages"]
         verify = ["verify", str(out)]
         ends = []
-        for command in (run, [*run, "--parsers", "0"], verify, pages):
+        listed = ["run", url, "-o", str(tmp_path / "listed"), *LOCAL]
+        for command in (run, [*run, "--parsers", "0"], verify, pages, listed):
             done = subprocess.run([*before, *command_of(command)], env=CLEAN, capture_output=True, text=True, timeout=60)
             ends.append((done.returncode, done.stderr.splitlines()[-1]))
-    (refused, why), (crawled, _), (verified, counts), (unread, what) = ends
-    assert (refused, crawled, verified, unread) == (2, 0, 0, 2), ends
+    (refused, why), (crawled, _), (verified, counts), (unread, what), (a_list, _) = ends
+    assert (refused, crawled, verified, unread, a_list) == (2, 0, 0, 2, 0), ends
     assert why.startswith("crawler: /proc is not mounted") and what.startswith("crawler: /proc is not mounted"), ends
     assert "2 rows: no faults" in counts, ends
 

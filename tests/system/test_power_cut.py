@@ -18,7 +18,7 @@ import pytest
 from support.crews import are_gone, children, parts_of
 from support.faults.log import Kind, notes, read_log
 from support.faults.mixed import MixedCrawl, acknowledged_by
-from support.faults.powercut import Disk
+from support.faults.powercut import Disk, NamesAlone, Worst
 from support.faults.shim import Faults
 from support.paths import SUPPORT
 from support.programs import CLEAN, LOCAL, crawler
@@ -100,16 +100,6 @@ def test_whatever_was_acknowledged_outlives_power_cuts(tmp_path: Path, processes
         number += 1
 
 
-class Worst(random.Random):
-    """The power fails at the last moment, and nothing is left but what was synced."""
-
-    def randint(self, a: int, b: int) -> int:
-        return b
-
-    def choice(self, seq):
-        return "none" if "none" in seq else seq[-1]
-
-
 @pytest.mark.parametrize("processes", [1, 2])
 def test_what_was_acknowledged_needs_nothing_that_is_not_synced(tmp_path: Path, processes: int) -> None:
     crawl = MixedCrawl(PAGES)
@@ -120,17 +110,6 @@ def test_what_was_acknowledged_needs_nothing_that_is_not_synced(tmp_path: Path, 
         ended = crawler(*machine.command())
         assert ended.returncode == 0, ended.stderr
         crawl.check(machine.disk / "out", machine.acknowledged)
-
-
-class NamesAlone(Worst):
-    """Every name is as it was last; of what was not synced no byte is there."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._chosen = iter(("none", "all"))
-
-    def choice(self, seq):
-        return next(self._chosen)
 
 
 def test_a_body_that_is_kept_already_outlives_a_power_cut_when_it_comes_again(tmp_path: Path) -> None:

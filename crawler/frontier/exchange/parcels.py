@@ -61,8 +61,9 @@ class Parcels:
         self._sending.clear()
 
     def forget(self) -> None:
-        """What was sent is sent again where it is found again: others may have forgotten it. From any thread."""
-        self._sent.clear()
+        """What was sent is sent again where it is found again: others may have forgotten it. From any thread: what a commit is
+        just adding goes to the cache of before."""
+        self._sent = GenerationCache(SENT_LINKS_MAX // 2)
 
     def of(self, prepared: Prepared) -> Iterator[tuple[int, Packing]]:
         """(part, parcel) of all that the batch found for others."""

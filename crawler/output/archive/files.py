@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -29,8 +30,7 @@ class FilesArchive(UnmarkedArchive):
     def __init__(self, root: Path) -> None:
         """Bodies are renamed into place, or copied where that is on another file system than the spool."""
         self._root = root
-        self._dirty = False
-        self._again: list[tuple[Body, Path]] = []  # of a batch: those whose names are given already
+        self._batch: dict[Path, Body | None] = {}  # its names; the body for one given before
 
     def append(self, lease: Lease, done: Done) -> Kept:
         """The body of the same digest is replaced by itself: what a power cut may have left of an uncommitted one goes. Only by
@@ -42,33 +42,52 @@ class FilesArchive(UnmarkedArchive):
         digest = body.sha256.hex()
         name = f"{FOLDER}/{digest[:2]}/{digest[2:4]}/{digest}.{EXTENSIONS.get(done.page.sniffed or '', FALLBACK)}"
         path = self._root / name
-        if not path.parent.is_dir():
-            with storing(path.parent):
-                path.parent.mkdir(parents=True, exist_ok=True)
-        self._dirty = True
-        if length_of(path) >= 0:
-            body.spool()
-            self._again.append((body, path))
-        else:
-            body.move(path)
+        if path not in self._batch:  # a thousand pages of one batch that are the same are written once
+            self._keep(body, path)
         ref = Ref(name, 0, body.size)
         return Kept(ref, ref, done.page.fetched_at)
 
+    def _keep(self, body: Body, path: Path) -> None:
+        if not path.parent.is_dir():
+            with storing(path.parent):
+                path.parent.mkdir(parents=True, exist_ok=True)
+        if length_of(path) >= 0:
+            body.spool()
+            self._batch[path] = body
+        else:
+            body.move(path)
+            self._batch[path] = None
+
     def sync(self) -> dict[str, Mark]:
-        if self._again:
-            sync_file_system(self._again[0][0].spool())
-            for body, path in self._again:
+        again = [(body, path) for path, body in self._batch.items() if body is not None]
+        if again:
+            for body, path in again:
+                if _device(body.spool()) != _device(path.parent):
+                    body.move(_beside(path))  # all are synced together, not each by itself
+            sync_file_system(self._root / FOLDER)  # or, by that, the spool
+            for body, path in again:
                 body.move(path, syncing=True)
-            self._again.clear()
-        if self._dirty:
+        if self._batch:
             sync_file_system(self._root / FOLDER)
-            self._dirty = False
+            self._batch.clear()
         return {}
 
     def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
-        self._dirty = False
-        self._again.clear()
+        for path, body in self._batch.items():
+            if body is not None and body.path == _beside(path):
+                with storing(path):
+                    _beside(path).unlink(missing_ok=True)
+        self._batch.clear()
         return []
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.again-{os.getpid()}.tmp")  # other parts may keep the same body
+
+
+def _device(path: Path) -> int:
+    with storing(path):
+        return path.stat().st_dev
 
 
 class FilesKind:

@@ -23,7 +23,7 @@ from typing import BinaryIO, Final
 import orjson
 from msgspec import Struct
 
-from crawler.core.durable import open_there
+from crawler.core.durable import beside, open_there
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark
 from crawler.core.version import __version__
@@ -54,31 +54,34 @@ def write_wacz(
     root: Path, marks: Mapping[str, Mark], pages: Iterable[bytes], to: Path, *, title: str, is_retired: Callable[[str], bool]
 ) -> int:
     """Write the archive of the crawl in ``root`` to a new file; how many WARC files are in it. With none, nothing is written.
-    ``pages`` are the lines of ``pages.jsonl``; ``is_retired`` knows of later marks than these. Raises OSError, and StorageError
-    where a file is missing or too short."""
+    ``pages`` are the lines of ``pages.jsonl``; ``is_retired`` knows of later marks than these. Raises OSError, StorageError where
+    a file is missing or too short, and ConfigError where another process writes the same file."""
     kept = {file: mark for file, mark in marks.items() if not mark.retired}
     if not any(file.startswith("warc/") for file in kept):
         return 0
-    temporary, begun = to.with_name(to.name + ".tmp"), f".{to.name}.index-"
-    _remove(to.parent, begun)  # what one to the same file has left that was killed
-    try:
-        with (
-            temporary.open("wb") as stream,
-            zipfile.ZipFile(stream, "w", allowZip64=True) as target,
-            TemporaryDirectory(dir=to.parent, prefix=begun) as scratch,
-        ):
-            lines = Path(scratch, "index")
-            made = _archive(target, root, kept, lines, is_retired)
-            if count := len(made):
+    begun = f".{to.name}.index-"
+    with contextlib.suppress(_Nothing), beside(to) as temporary:
+        _remove(to.parent, begun)  # what one to the same file has left that was killed
+        try:
+            with (
+                temporary.open("wb") as stream,
+                zipfile.ZipFile(stream, "w", allowZip64=True) as target,
+                TemporaryDirectory(dir=to.parent, prefix=begun) as scratch,
+            ):
+                lines = Path(scratch, "index")
+                made = _archive(target, root, kept, lines, is_retired)
+                if not (count := len(made)):
+                    raise _Nothing
                 made += _index(target, lines)
                 made.append(_spooled(target, "pages/pages.jsonl", pages, Path(scratch, "pages"), zipfile.ZIP_DEFLATED))
                 _describe(target, made, title)
-        if count:
-            temporary.replace(to)
-    finally:
-        temporary.unlink(missing_ok=True)
-        _remove(to.parent, begun)  # a signal may come as the directory is being made
+        finally:
+            _remove(to.parent, begun)  # a signal may come as the directory is being made
     return count
+
+
+class _Nothing(Exception):
+    """All files are retired meanwhile: there is none to write."""
 
 
 def _remove(folder: Path, begun: str) -> None:

@@ -215,6 +215,27 @@ class Disk:
         return f"bytes {bytes_mode}, names {names_mode}" + (f", until {until}" if "prefix" in (bytes_mode, names_mode) else "")
 
 
+class Worst(random.Random):
+    """The power fails at the last moment, and nothing is left but what was synced."""
+
+    def randint(self, a: int, b: int) -> int:
+        return b
+
+    def choice(self, seq):
+        return "none" if "none" in seq else seq[-1]
+
+
+class NamesAlone(Worst):
+    """Every name is as it was last; of what was not synced no byte is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._chosen = iter(("none", "all"))
+
+    def choice(self, seq):
+        return next(self._chosen)
+
+
 def _load(path: Path, folder: Folder) -> None:
     for child in path.iterdir():
         node: File | Folder

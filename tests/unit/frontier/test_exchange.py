@@ -7,6 +7,7 @@ import asyncio
 import errno
 import os
 import random
+import sys
 import tempfile
 import threading
 import time
@@ -34,11 +35,13 @@ from crawler.core.model import PRIORITY_REDIRECT, Done, Dropped, Input, Lease, L
 from crawler.core.urls import host_key
 from crawler.frontier import Limits, Store, open_store
 from crawler.frontier.exchange import intake as intake_module
+from crawler.frontier.exchange import parcels as parcels_module
 from crawler.frontier.exchange.board import Board
 from crawler.frontier.exchange.exchange import Exchange
 from crawler.frontier.exchange.inbox import Inbox, Received
 from crawler.frontier.exchange.intake import Intake
 from crawler.frontier.exchange.outbox import Outbox
+from crawler.frontier.exchange.parcels import Parcels
 from crawler.frontier.handed import Handed
 from crawler.frontier.memory import MemoryStore
 from crawler.frontier.progress import LIST
@@ -766,3 +769,26 @@ async def test_a_store_or_disk_that_fails_while_read_files_are_deleted_is_made_g
     frontier = SimpleNamespace(retire=lambda marks: asyncio.sleep(0))
     await Intake(exchange, time.monotonic)._delete_spent(SimpleNamespace(marks=marks, frontier=frontier, failed=failed.append))
     assert failed == [failure]
+
+
+def test_what_was_sent_may_be_forgotten_while_a_commit_adds_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """POST /v1/remove makes a part forget in its loop; its commits are the writer thread's: a KeyError there ended the part."""
+    monkeypatch.setattr(parcels_module, "SENT_LINKS_MAX", 2000)
+    parcels, ended = Parcels(Share(0, divided(2), SECRET)), threading.Event()
+
+    def forget() -> None:
+        while not ended.is_set():
+            parcels.forget()
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=forget)
+    thread.start()
+    try:
+        for _ in range(3000):  # each of these was sent before, from a greater depth
+            parcels._sending.update(dict.fromkeys((b"%d" % number for number in range(600)), 1))
+            parcels.committed()
+    finally:
+        ended.set()
+        thread.join()
+        sys.setswitchinterval(before)

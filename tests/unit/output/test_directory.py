@@ -66,22 +66,31 @@ def counted(self, target):
     left -= 1
     return rename(self, target)
 Path.rename = counted
-with open_directory(Path(sys.argv[1]), Config(output=sys.argv[1], fresh=True, keep_previous=1)):
+with open_directory(Path(sys.argv[1]), Config(output=sys.argv[1], fresh=True, keep_previous=2)):
     pass
 """
 
 
-@pytest.mark.parametrize("moved", range(1, 5))
-def test_an_earlier_crawl_is_kept_whole_though_a_kill_came_while_it_was_set_aside(tmp_path: Path, moved: int) -> None:
-    """Of its two halves the latter was kept: the store and its WARC files were deleted."""
+@pytest.mark.parametrize("settings", ["crawl.toml", "lost"])
+@pytest.mark.parametrize("moved", range(5))
+def test_an_earlier_crawl_is_kept_whole_though_a_kill_came_while_it_was_set_aside(
+    tmp_path: Path, moved: int, settings: str
+) -> None:
+    """Of its two halves the latter was kept: the store and its WARC files were deleted. What was still empty, and a half without
+    settings, counted as one more."""
     with open_directory(tmp_path, Config(output=str(tmp_path))):
-        for name in ("frontier", "warc", "results"):
+        for name in ("frontier", "warc", "results", "index"):
             (tmp_path / name).mkdir()
+    (tmp_path / "crawl.toml").rename(tmp_path / settings)
+    (tmp_path / "previous-20200101000000" / "frontier").mkdir(parents=True)
     assert subprocess.run([sys.executable, "-c", KILLED, tmp_path, str(moved)], check=False).returncode == -signal.SIGKILL
-    with open_directory(tmp_path, Config(output=str(tmp_path), fresh=True, keep_previous=1)):
+    with open_directory(tmp_path, Config(output=str(tmp_path), fresh=True, keep_previous=2)):
         pass
-    [aside] = tmp_path.glob("previous-*")
-    assert {path.name for path in aside.iterdir()} == {"frontier", "warc", "results", "tmp", "crawl.toml"}
+    first, aside = sorted(tmp_path.glob("previous-*"))
+    assert first.name == "previous-20200101000000"
+    assert {path.name for path in aside.iterdir()} == {"frontier", "warc", "results", "index", "tmp", "crawl.toml"} - {
+        "crawl.toml" if settings == "lost" else ""
+    }
 
 
 @pytest.mark.parametrize("store", ["embedded", "memory"])

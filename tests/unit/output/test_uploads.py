@@ -301,6 +301,7 @@ def test_store_is_short_for_store_url_wherever_it_stands(tmp_path):
         config = load(**{"environ": {}, "file": str(tmp_path / "c.toml")} | given).config
         assert (config.store, config.store_url) == ("embedded", "s3://bucket/x")
     assert load(environ={}, file=str(tmp_path / "c.toml")).config.store_url == "s3://bucket/from-file"
+    assert load({"store": "s3://bucket/x", "store_url": "s3://bucket/x"}, environ={}).config.store_url == "s3://bucket/x", "twice"
 
 
 def test_neither_store_takes_the_place_of_the_other():

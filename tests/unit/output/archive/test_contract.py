@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from io import BytesIO
+from unittest.mock import Mock
 
 import pytest
 from fastwarc.warc import ArchiveIterator, WarcRecordType
@@ -12,7 +14,8 @@ from hypothesis import strategies as st
 from support.other_disk import on_another_disk
 from support.pages import Ledger, page_of
 
-from crawler.output.archive import Kept, open_body
+from crawler.core.errors import StorageError
+from crawler.output.archive import Kept, files, open_body
 
 KINDS = ["warc", "files", "discard"]
 
@@ -66,6 +69,50 @@ def test_its_folder_may_be_on_another_disk(kind, tmp_path):
         ledger.archive.close()
         lost = Ledger.reopen(ledger)
         assert len(lost) == (2 if kind == "warc" else 0)
+        ledger.archive.close()
+
+
+@pytest.mark.parametrize("is_kept", [False, True], ids=["new", "kept already"])
+def test_of_pages_of_one_batch_that_are_the_same_one_is_written(is_kept, tmp_path):
+    """Each of a host's pages that do not exist was a file of its own, synced before it replaced the one before."""
+    ledger = Ledger(tmp_path, "files")
+    if is_kept:
+        ledger.append(page_of(tmp_path, b"no such page"))
+        ledger.commit()
+    pages = [page_of(tmp_path, b"no such page", f"http://www.example.org/{number}") for number in range(5)]
+    kept = [ledger.append(page) for page in pages]
+    ledger.commit()
+    assert [content(ledger, one) for one in kept] == [b"no such page"] * 5
+    assert [page.body.path is not None for page in pages] == [True, False, False, False, False]
+    ledger.append(again := page_of(tmp_path, b"no such page"))
+    ledger.commit()
+    assert again.body.path is not None, "a power cut may have left the other without its bytes"
+    ledger.archive.close()
+
+
+@pytest.mark.parametrize("spool", ["here", "on another disk"])
+def test_bodies_that_come_again_are_synced_together(spool, tmp_path, monkeypatch):
+    """A thousand of a batch were synced one by one where the spool is on another disk."""
+    with on_another_disk(tmp_path) as disk:
+        if spool != "here":
+            (tmp_path / "tmp").symlink_to(disk)
+        ledger = Ledger(tmp_path, "files")
+        bodies = [b"%d" % number for number in range(5)]
+        for body in bodies:
+            ledger.append(page_of(tmp_path, body))
+        ledger.commit()
+        synced: list[int] = []
+        monkeypatch.setattr(os, "fdatasync", synced.append)
+        kept = [ledger.append(page_of(tmp_path, body)) for body in bodies]
+        ledger.commit()
+        assert [content(ledger, one) for one in kept] == bodies and synced == []
+        ledger.append(page_of(tmp_path, bodies[0]))
+        with monkeypatch.context() as full:
+            full.setattr(files, "sync_file_system", fail := Mock(side_effect=StorageError("full")))
+            with pytest.raises(StorageError):
+                ledger.archive.sync()
+        assert fail.called and ledger.archive.rewind(ledger.marks) == []
+        assert len([path for path in (tmp_path / "files").rglob("*") if path.is_file()]) == 5
         ledger.archive.close()
 
 
