@@ -87,6 +87,10 @@ class Resolver(AbstractResolver):
         self._ipv6 = Ipv6()
         self.events = {"hit": 0, "miss": 0, "evicted": 0}
         """Of the cache."""
+        self.told = 0
+        """Lookups to which a name server had something to say."""
+        self._last_told = ""
+        """The name that one gave addresses for last."""
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
         """The addresses of ``host``, in order of preference. FetchError: one of dns_error's reasons, or ``address``; or
@@ -126,6 +130,12 @@ class Resolver(AbstractResolver):
             return await self._ask_for_each_kind(lookup, channel) in ("", *KEPT_BY_CARES)
         finally:
             channel.cancel()
+
+    async def speaks(self) -> bool:
+        """Whether a name server says anything now: of the name that one told last, or of its last label, since the servers of its
+        own zone may be at fault. True if none was told. StorageError."""
+        name = self._last_told
+        return not name or await self.is_heard(name) or await self.is_heard(name.rpartition(".")[2])
 
     async def close(self) -> None:
         lookups = list(self._asked.values())
@@ -243,14 +253,20 @@ class Resolver(AbstractResolver):
             if reason != "resolver_unreachable":
                 break
         if reason in KEPT_BY_CARES:
+            self.told += 1
             channel.deny(lookup.host)
         lookup.is_empty |= reason == "no_address"
         return reason
 
     def _came(self, lookup: _Lookup, query: asyncio.Future[Any]) -> None:
         """Addresses are remembered however late they come."""
-        if not query.cancelled() and query.exception() is None:
-            self._learn(lookup, query.result().nodes)
+        if query.cancelled() or query.exception() is not None:
+            return
+        nodes = query.result().nodes
+        self._learn(lookup, nodes)
+        if any(node.ttl for node in nodes):  # what /etc/hosts has comes without
+            self.told += 1
+            self._last_told = lookup.host
 
     async def _ask_by_tcp(self, lookup: _Lookup, reason: str) -> str:
         """By UDP again, and by TCP if that is truncated, through a channel of its own, which goes with what it keeps. Where

@@ -204,6 +204,7 @@ class NameServer(asyncio.DatagramProtocol):
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.ttl_s = 0
         self.by_tcp: list[str] = []
         self._said: dict[str, tuple[str, bool]] = {}
 
@@ -241,7 +242,7 @@ class NameServer(asyncio.DatagramProtocol):
         if kind == "rebind":
             addresses = ("127.0.0.1",) if self.asked.count(".".join(labels)) <= 2 else ("10.0.0.1",)
         records = [socket.inet_pton(socket.AF_INET6 if v6 else socket.AF_INET, ip) for ip in addresses if (":" in ip) == v6]
-        answers = [b"\xc0\x0c" + question[-4:] + struct.pack(">IH", 0, len(r)) + r for r in records]
+        answers = [b"\xc0\x0c" + question[-4:] + struct.pack(">IH", self.ttl_s, len(r)) + r for r in records]
         if kind == "cname-loop":
             answers = [b"\xc0\x0c\0\5\0\1\0\0\0\0\0\2\xc0\x0c"]
         if kind == "other-name":
