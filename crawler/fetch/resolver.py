@@ -122,9 +122,10 @@ class Resolver(AbstractResolver):
             for ip in allowed[: self._addresses_max]
         ]
 
-    async def is_heard(self, host: str) -> bool:
-        """Whether a name server says anything of a name now, asked through a channel that remembers nothing. StorageError."""
-        channel = self._channels.open(by_udp_alone=True)
+    async def is_heard(self, host: str, *, in_hosts_file: bool = True) -> bool:
+        """Whether a name server, or /etc/hosts, says anything of a name now, asked through a channel that remembers nothing.
+        StorageError."""
+        channel = self._channels.open(by_udp_alone=True, with_hosts_file=in_hosts_file)
         try:
             lookup = _Lookup(host, self._loop.time() + self._timeout_s)
             return await self._ask_for_each_kind(lookup, channel) in ("", *KEPT_BY_CARES)
@@ -135,7 +136,8 @@ class Resolver(AbstractResolver):
         """Whether a name server says anything now: of the name that one told last, or of its last label, since the servers of its
         own zone may be at fault. True if none was told. StorageError."""
         name = self._last_told
-        return not name or await self.is_heard(name) or await self.is_heard(name.rpartition(".")[2])
+        speaks_of = partial(self.is_heard, in_hosts_file=False)
+        return not name or await speaks_of(name) or await speaks_of(name.rpartition(".")[2])
 
     async def close(self) -> None:
         lookups = list(self._asked.values())
@@ -277,7 +279,7 @@ class Resolver(AbstractResolver):
         except TimeoutError:
             return reason
         try:
-            channel = self._channels.open(by_udp_alone=False)
+            channel = self._channels.open(by_udp_alone=False, with_hosts_file=False)
             reason = await self._ask_for_each_kind(lookup, channel)
             channel.cancel()
             return reason
