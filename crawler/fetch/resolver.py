@@ -12,6 +12,7 @@ of the network that we are in.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -58,6 +59,8 @@ class _Lookup(Struct, eq=False):
     until: float
     """Loop time; what comes later counts as silence, but is remembered."""
     found: tuple[str, ...] = ()
+    is_kept: bool = True
+    """What is found is remembered."""
     is_empty: bool = False
     """There was a response without an address: UDP may have had no room for one."""
 
@@ -122,22 +125,26 @@ class Resolver(AbstractResolver):
             for ip in allowed[: self._addresses_max]
         ]
 
-    async def is_heard(self, host: str, *, in_hosts_file: bool = True) -> bool:
+    async def is_heard(self, host: str) -> bool:
         """Whether a name server, or /etc/hosts, says anything of a name now, asked through a channel that remembers nothing.
         StorageError."""
-        channel = self._channels.open(by_udp_alone=True, with_hosts_file=in_hosts_file)
+        return await self._is_heard(_Lookup(host, self._loop.time() + self._timeout_s), self._channels.open(by_udp_alone=True))
+
+    async def speaks(self) -> bool:
+        """Whether a name server says anything now of names that none can remember: in the top-level domain of the name that one
+        told last, or beside it. True if none was told. StorageError."""
+        parent, top = self._last_told.partition(".")[2], self._last_told.rpartition(".")[2]
+        for zone in filter(None, (top, parent)):
+            lookup = _Lookup(f"{secrets.token_hex(4)}.{zone}", self._loop.time() + self._timeout_s, is_kept=False)
+            if await self._is_heard(lookup, self._channels.open(by_udp_alone=True, with_hosts_file=False)):
+                return True
+        return not self._last_told
+
+    async def _is_heard(self, lookup: _Lookup, channel: Channel) -> bool:
         try:
-            lookup = _Lookup(host, self._loop.time() + self._timeout_s)
             return await self._ask_for_each_kind(lookup, channel) in ("", *KEPT_BY_CARES)
         finally:
             channel.cancel()
-
-    async def speaks(self) -> bool:
-        """Whether a name server says anything now: of the name that one told last, or of its last label, since the servers of its
-        own zone may be at fault. True if none was told. StorageError."""
-        name = self._last_told
-        speaks_of = partial(self.is_heard, in_hosts_file=False)
-        return not name or await speaks_of(name) or await speaks_of(name.rpartition(".")[2])
 
     async def close(self) -> None:
         lookups = list(self._asked.values())
@@ -183,6 +190,8 @@ class Resolver(AbstractResolver):
         if not addresses:
             return
         lookup.found = addresses
+        if not lookup.is_kept:
+            return
         fresh_until = self._loop.time() + ttl_s
         self._cache[lookup.host] = _Known(addresses, fresh_until, fresh_until + STALE_S_MAX)
         self._cache.move_to_end(lookup.host)
@@ -268,7 +277,8 @@ class Resolver(AbstractResolver):
         self._learn(lookup, nodes)
         if any(node.ttl for node in nodes):  # what /etc/hosts has comes without
             self.told += 1
-            self._last_told = lookup.host
+            if lookup.is_kept:
+                self._last_told = lookup.host
 
     async def _ask_by_tcp(self, lookup: _Lookup, reason: str) -> str:
         """By UDP again, and by TCP if that is truncated, through a channel of its own, which goes with what it keeps. Where

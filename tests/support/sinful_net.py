@@ -205,6 +205,8 @@ class NameServer(asyncio.DatagramProtocol):
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.ttl_s = 0
+        self.remembers: set[str] | None = None
+        """Those that alone do not fail."""
         self.by_tcp: list[str] = []
         self._said: dict[str, tuple[str, bool]] = {}
 
@@ -226,6 +228,8 @@ class NameServer(asyncio.DatagramProtocol):
             at += 1 + query[at]
         kind, question = labels[0] if labels else "", query[12 : at + 5]
         kind, soa = self._said.get(".".join(labels), (kind, False))
+        if self.remembers is not None and ".".join(labels) not in self.remembers:
+            kind = "servfail"
         v6 = question[-4:-2] == b"\0\x1c"
         self.asked.append(".".join(labels))
         if kind.startswith("tcp-"):
