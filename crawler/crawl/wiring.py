@@ -244,7 +244,7 @@ def _resources(basis: _Basis, pump: Pump, fetcher: Fetcher, parser: ParserPool |
         clock=now,
         folders=("frontier", *FOLDERS, "results"),
     )
-    return Resources(memory, disk, Network(pump.frontier, fetcher.reaches, clock=now, patience_s=patience_s))
+    return Resources(memory, disk, Network(pump.frontier, fetcher.reaches, fetcher, clock=now, patience_s=patience_s))
 
 
 def _open_fetcher(

@@ -81,6 +81,7 @@ class Watched(ResponseHandler):
         self._carry = b""
         self._begun = b""  # the beginning of a line of a head, not parsed yet
         self._last = b""
+        self._is_parsing = False  # a head
         self._is_ending = False  # the head that is fed ends with what is fed
         self._head_bytes = 0
         self._held = b""  # what has come of a long head that waits for memory
@@ -168,6 +169,8 @@ class Watched(ResponseHandler):
                 self._dirty = True
                 self._drop()
             return
+        if self._is_parsing:  # asyncio hands on what TLS holds when aiohttp closes the connection for a fault
+            return
         exchange.received += len(data)
         if self._held:  # reading is paused, and what was under way comes all the same
             self._held += data
@@ -235,7 +238,9 @@ class Watched(ResponseHandler):
     def _parse_head(self, data: bytes, *, is_whole: bool) -> None:
         data, self._begun = without_blanks(self._begun + data, is_whole=is_whole)
         if data:
+            self._is_parsing = True
             super().data_received(data)
+            self._is_parsing = False
 
     def _is_indented(self, data: bytes, at: int) -> bool:
         """Whether white space stands before the first field: the parser takes it for the head's end, or for nothing, and other

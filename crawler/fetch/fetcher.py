@@ -147,6 +147,19 @@ class Fetcher:
         """Of the cache of names: hits, misses, evictions."""
         return self._connector.resolver.events
 
+    @property
+    def names_told(self) -> int:
+        """Lookups to which a name server had something to say."""
+        return self._connector.resolver.told
+
+    async def speak(self) -> bool:
+        """Whether a name server says anything now; True if none ever did."""
+        try:
+            async with asyncio.timeout(2 * REACH_S):
+                return await self._connector.resolver.speaks()
+        except (StorageError, TimeoutError):
+            return False
+
     def forget(self) -> None:
         """Give back what is only kept to be quicker next time: addresses and idle connections."""
         self._connector.forget()

@@ -12,6 +12,7 @@ of the network that we are in.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -58,6 +59,8 @@ class _Lookup(Struct, eq=False):
     until: float
     """Loop time; what comes later counts as silence, but is remembered."""
     found: tuple[str, ...] = ()
+    is_kept: bool = True
+    """What is found is remembered."""
     is_empty: bool = False
     """There was a response without an address: UDP may have had no room for one."""
 
@@ -87,6 +90,10 @@ class Resolver(AbstractResolver):
         self._ipv6 = Ipv6()
         self.events = {"hit": 0, "miss": 0, "evicted": 0}
         """Of the cache."""
+        self.told = 0
+        """Lookups to which a name server had something to say."""
+        self._last_told = ""
+        """The name that one gave addresses for last."""
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
         """The addresses of ``host``, in order of preference. FetchError: one of dns_error's reasons, or ``address``; or
@@ -119,10 +126,22 @@ class Resolver(AbstractResolver):
         ]
 
     async def is_heard(self, host: str) -> bool:
-        """Whether a name server says anything of a name now, asked through a channel that remembers nothing. StorageError."""
-        channel = self._channels.open(by_udp_alone=True)
+        """Whether a name server, or /etc/hosts, says anything of a name now, asked through a channel that remembers nothing.
+        StorageError."""
+        return await self._is_heard(_Lookup(host, self._loop.time() + self._timeout_s), self._channels.open(by_udp_alone=True))
+
+    async def speaks(self) -> bool:
+        """Whether a name server says anything now of names that none can remember: in the top-level domain of the name that one
+        told last, or beside it. True if none was told. StorageError."""
+        parent, top = self._last_told.partition(".")[2], self._last_told.rpartition(".")[2]
+        for zone in filter(None, (top, parent)):
+            lookup = _Lookup(f"{secrets.token_hex(4)}.{zone}", self._loop.time() + self._timeout_s, is_kept=False)
+            if await self._is_heard(lookup, self._channels.open(by_udp_alone=True, with_hosts_file=False)):
+                return True
+        return not self._last_told
+
+    async def _is_heard(self, lookup: _Lookup, channel: Channel) -> bool:
         try:
-            lookup = _Lookup(host, self._loop.time() + self._timeout_s)
             return await self._ask_for_each_kind(lookup, channel) in ("", *KEPT_BY_CARES)
         finally:
             channel.cancel()
@@ -171,6 +190,8 @@ class Resolver(AbstractResolver):
         if not addresses:
             return
         lookup.found = addresses
+        if not lookup.is_kept:
+            return
         fresh_until = self._loop.time() + ttl_s
         self._cache[lookup.host] = _Known(addresses, fresh_until, fresh_until + STALE_S_MAX)
         self._cache.move_to_end(lookup.host)
@@ -243,14 +264,21 @@ class Resolver(AbstractResolver):
             if reason != "resolver_unreachable":
                 break
         if reason in KEPT_BY_CARES:
+            self.told += 1
             channel.deny(lookup.host)
         lookup.is_empty |= reason == "no_address"
         return reason
 
     def _came(self, lookup: _Lookup, query: asyncio.Future[Any]) -> None:
         """Addresses are remembered however late they come."""
-        if not query.cancelled() and query.exception() is None:
-            self._learn(lookup, query.result().nodes)
+        if query.cancelled() or query.exception() is not None:
+            return
+        nodes = query.result().nodes
+        self._learn(lookup, nodes)
+        if any(node.ttl for node in nodes):  # what /etc/hosts has comes without
+            self.told += 1
+            if lookup.is_kept:
+                self._last_told = lookup.host
 
     async def _ask_by_tcp(self, lookup: _Lookup, reason: str) -> str:
         """By UDP again, and by TCP if that is truncated, through a channel of its own, which goes with what it keeps. Where
@@ -261,7 +289,7 @@ class Resolver(AbstractResolver):
         except TimeoutError:
             return reason
         try:
-            channel = self._channels.open(by_udp_alone=False)
+            channel = self._channels.open(by_udp_alone=False, with_hosts_file=False)
             reason = await self._ask_for_each_kind(lookup, channel)
             channel.cancel()
             return reason

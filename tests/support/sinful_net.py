@@ -204,6 +204,9 @@ class NameServer(asyncio.DatagramProtocol):
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.ttl_s = 0
+        self.remembers: set[str] | None = None
+        """Those that alone do not fail."""
         self.by_tcp: list[str] = []
         self._said: dict[str, tuple[str, bool]] = {}
 
@@ -225,6 +228,8 @@ class NameServer(asyncio.DatagramProtocol):
             at += 1 + query[at]
         kind, question = labels[0] if labels else "", query[12 : at + 5]
         kind, soa = self._said.get(".".join(labels), (kind, False))
+        if self.remembers is not None and ".".join(labels) not in self.remembers:
+            kind = "servfail"
         v6 = question[-4:-2] == b"\0\x1c"
         self.asked.append(".".join(labels))
         if kind.startswith("tcp-"):
@@ -241,7 +246,7 @@ class NameServer(asyncio.DatagramProtocol):
         if kind == "rebind":
             addresses = ("127.0.0.1",) if self.asked.count(".".join(labels)) <= 2 else ("10.0.0.1",)
         records = [socket.inet_pton(socket.AF_INET6 if v6 else socket.AF_INET, ip) for ip in addresses if (":" in ip) == v6]
-        answers = [b"\xc0\x0c" + question[-4:] + struct.pack(">IH", 0, len(r)) + r for r in records]
+        answers = [b"\xc0\x0c" + question[-4:] + struct.pack(">IH", self.ttl_s, len(r)) + r for r in records]
         if kind == "cname-loop":
             answers = [b"\xc0\x0c\0\5\0\1\0\0\0\0\0\2\xc0\x0c"]
         if kind == "other-name":

@@ -142,6 +142,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Watched._buffer": ("connection", FIXED),
     "Watched._params": ("arguments of set_response_params", FIXED),
     "Outage._held": ("HELD_MAX", 500),
+    "Network._unnamed": ("HELD_MAX", 500),
     "Outage.*": ("REMEMBERED_MAX", 10_000),
     "RulesCache.*": ("robots", 33_000),
     "RobotsGate._failures": ("FAILURES_MAX", 4096),

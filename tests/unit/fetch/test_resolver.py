@@ -290,6 +290,28 @@ async def test_a_host_is_not_reached_by_what_is_remembered_of_its_name(tmp_path,
         assert await fetcher.reaches(f"good.sin.test:{site.ports['http']}") is is_reached
 
 
+async def test_name_servers_speak_if_they_tell_what_none_remembers(tmp_path) -> None:
+    async with (
+        Site(extras=[name_server, odd_ports]) as site,
+        fetching(tmp_path, site, dns=("127.0.0.1:{dns}",), dns_timeout=0.5) as fetcher,
+    ):
+        site.name_server.ttl_s = 1
+        site.name_server.says("good.sin.test", "servfail")
+        resolver = fetcher._connector.resolver
+        assert await fetcher.speak() and not site.name_server.asked, "none ever did"
+        await resolver.resolve("good.n1.sin.test")
+        await resolver.resolve("localhost")
+        for name, told in (("good.sin.test", 1), ("nxdomain.sin.test", 2)):
+            with pytest.raises(FetchError):
+                await resolver.resolve(name)
+            assert fetcher.names_told == told
+        asked = len(site.name_server.asked)
+        assert await fetcher.speak() and fetcher.names_told == 3
+        assert {name.partition(".")[2] for name in site.name_server.asked[asked:]} == {"test"}, "its own zone may fail"
+        site.name_server.remembers = set(site.name_server.asked)
+        assert not await fetcher.speak() and fetcher.names_told == 3, "what it has told before it may remember"
+
+
 ODD_NAMES = [
     "a..test",
     ".",

@@ -234,6 +234,32 @@ def test_a_head_with_two_faults_whose_connection_is_lost_while_it_waits_has_one_
     run(main, loop_factory)
 
 
+FAULTY = head(None, *LONG[:20], "no colon")[:-2] + b"X: y\r\n" * 50_000
+
+
+def test_a_fault_in_a_head_that_has_waited_is_its_end_whatever_follows(tmp_path, loop_factory):
+    """asyncio hands on what TLS holds just when the connection is closed for it: RuntimeError for whoever gave back memory."""
+
+    async def main() -> None:
+        (tmp_path / "spool").mkdir()
+        async with Site(scripts={"faulty": [FAULTY[:22_000], 0.05, FAULTY[22_000:], stay]}, extras=EXTRAS) as site:
+            site.trust(tmp_path / "ca.pem")
+            async with fetching(tmp_path / "spool", site, ca_file="{ca}", max_head=64 * KIB) as fetcher:
+                room = Later()
+                task = asyncio.create_task(
+                    fetcher.fetch(lease_of(f"https://localhost:{site.ports['tls-good']}/sin/faulty"), room)
+                )
+                await room.asked.wait()
+                await asyncio.sleep(0.2)
+                room.granted()
+                with pytest.raises(FetchError) as ended:
+                    await task
+                assert ended.value.reason == "malformed"
+                assert fetcher.stats().connections_acquired == 0
+
+    run(main, loop_factory)
+
+
 def test_a_head_that_waits_may_be_given_up(site, tmp_path, loop_factory):
     async def main() -> None:
         async with visiting(site, tmp_path, "long", "head") as visited:
