@@ -132,9 +132,9 @@ class Channels:
             latest = self._renew(latest)
         return latest
 
-    def open(self, *, by_udp_alone: bool, with_hosts_file: bool = True) -> Channel:
+    def open(self, *, by_udp_alone: bool) -> Channel:
         """StorageError: this machine has no descriptor, thread or memory for it. c-ares is loaded with the first: 20 ms that
-        addresses do without. Each reads /etc/hosts anew: one of 100,000 names takes half a second of the loop, and 30 MB."""
+        addresses do without."""
         try:
             import aiodns
             import pycares
@@ -144,7 +144,6 @@ class Channels:
                 loop=self._loop,
                 timeout=self._try_s,
                 tries=_TRIES,
-                lookups=None if with_hosts_file else "b",
                 flags=pycares.ARES_FLAG_EDNS | pycares.ARES_FLAG_NOSEARCH | (pycares.ARES_FLAG_IGNTC if by_udp_alone else 0),
             )
         except Exception as error:  # without descriptors an import fails in as many ways as c-ares

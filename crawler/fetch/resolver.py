@@ -136,7 +136,7 @@ class Resolver(AbstractResolver):
         parent, top = self._last_told.partition(".")[2], self._last_told.rpartition(".")[2]
         for zone in filter(None, (top, parent)):
             lookup = _Lookup(f"{secrets.token_hex(4)}.{zone}", self._loop.time() + self._timeout_s, is_kept=False)
-            if await self._is_heard(lookup, self._channels.open(by_udp_alone=True, with_hosts_file=False)):
+            if await self._is_heard(lookup, self._channels.open(by_udp_alone=True)):
                 return True
         return not self._last_told
 
@@ -289,7 +289,7 @@ class Resolver(AbstractResolver):
         except TimeoutError:
             return reason
         try:
-            channel = self._channels.open(by_udp_alone=False, with_hosts_file=False)
+            channel = self._channels.open(by_udp_alone=False)
             reason = await self._ask_for_each_kind(lookup, channel)
             channel.cancel()
             return reason

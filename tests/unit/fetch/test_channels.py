@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-import support
 from support.sinful import Site
 from support.sinful_net import name_server, odd_ports
 
-import crawler
 from crawler.core.errors import FetchError
 from crawler.fetch import ipv6
 from crawler.fetch.guard import Guard
@@ -34,54 +28,6 @@ async def test_channels_for_names_without_an_address_do_not_pile_up(monkeypatch)
         assert {getattr(name.exception(), "reason", None) for name in names} == {"no_address"}
         await resolver.close()
         assert most - len(os.listdir("/proc/self/task")) < 20
-
-
-MANY_HOSTS = """
-import asyncio, subprocess, sys
-from pathlib import Path
-from support.sinful import Site
-from support.sinful_net import name_server, odd_ports
-from crawler.core.errors import FetchError
-from crawler.fetch.guard import Guard
-from crawler.fetch.resolver import Resolver
-
-def read_bytes():
-    return int(Path("/proc/self/io").read_text().split()[1])
-
-async def main():
-    hosts = Path(sys.argv[1])
-    subprocess.run(["mount", "--bind", hosts, "/etc/hosts"], check=True)
-    async with Site(extras=[name_server, odd_ports]) as site:
-        resolver = Resolver(Guard(["127.0.0.0/8"]).refuses, nameservers=[f"127.0.0.1:{site.ports['dns']}"])
-        for name in ("named.test", "good.blocked.test", "localhost"):
-            print(*{found["host"] for found in await resolver.resolve(name)} - {"::1"})
-        before = read_bytes()
-        for n in range(10):
-            try:
-                await resolver.resolve(f"empty.n{n}.sin.test")
-            except FetchError as error:
-                assert error.reason == "no_address"
-        print((read_bytes() - before) // hosts.stat().st_size)
-        await resolver.close()
-
-asyncio.run(main())
-"""
-
-
-def test_names_without_an_address_read_the_hosts_file_no_more(tmp_path) -> None:
-    """Each had a channel of its own that did: of 100,000 names half a second of the loop, and 30 MB."""
-    alone = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
-    hosts = tmp_path / "hosts"
-    blocked = "".join(f"127.0.0.8 n{n}.blocked.test\n" for n in range(10_000))
-    hosts.write_text(f"127.0.0.1 localhost\n127.0.0.7 named.test\n127.0.0.8 good.blocked.test\n{blocked}")
-    os.utime(hosts, (0, 10**9))  # c-ares reads one again that was changed in the same second
-    tried = [*alone, "mount", "--bind", str(hosts), "/etc/hosts"]
-    if not shutil.which("unshare") or subprocess.run(tried, capture_output=True, check=False).returncode:
-        pytest.skip("no mount namespaces here")
-    paths = os.pathsep.join(str(Path(one.__file__).parents[1]) for one in (crawler, support))
-    command = [*alone, sys.executable, "-c", MANY_HOSTS, str(hosts)]
-    said = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=True)
-    assert said.stdout.split() == ["127.0.0.7", "127.0.0.8", "127.0.0.1", "0"]
 
 
 @pytest.mark.parametrize("server", ["fe80::1%none", "[fe80::1%none]:53", "[fe80::1%lo]:53"])
