@@ -260,7 +260,7 @@ def beside(path: Path) -> Iterator[BinaryIO]:
 
 
 def _untruncated(name: str, flags: int) -> int:
-    return os.open(name, flags & ~os.O_TRUNC, 0o666)
+    return os.open(name, flags & ~os.O_TRUNC | os.O_NOFOLLOW, 0o666)
 
 
 def is_ours(file: BinaryIO, path: Path) -> bool:
