@@ -63,7 +63,7 @@ def _require_free(root: Path, target: Path) -> None:
         if target.exists() or target.is_symlink():  # such as "." and "/", which have no name to be changed
             raise ConfigError(f"{target}: there is something already")
         parent = next(folder for folder in target.absolute().parents if folder.exists())
-        if not os.access(parent, os.W_OK | os.X_OK):
+        if not os.access(parent, os.W_OK | os.X_OK, effective_ids=True):  # else capabilities do not count
             raise ConfigError(f"{target}: nothing can be written to {parent}")
         left = left_unfinished(root, target)
     except OSError as error:

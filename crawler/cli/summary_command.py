@@ -78,8 +78,8 @@ def _replace(to: Path, data: bytes) -> None:
     if to.exists() and not to.is_file():  # a device or a pipe
         to.write_bytes(data)
         return
-    with beside(Path(os.path.realpath(to))) as temporary:  # a link stays one
-        temporary.write_bytes(data)
+    with beside(Path(os.path.realpath(to))) as file:  # a link stays one
+        file.write(data)
 
 
 def _text(summed: Summary) -> Iterator[str]:

@@ -239,24 +239,33 @@ def write_beside(path: Path, data: bytes) -> Path:
 
 
 @contextmanager
-def beside(path: Path) -> Iterator[Path]:
+def beside(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the name ``path`` once it is written, durably; where that fails, what stands there is left alone. Of two
-    processes that write the same one is refused: ConfigError. Raises OSError, StorageError."""
+    processes that write the same one is refused: ConfigError. Only this descriptor may write: to others a file that is locked is
+    closed on SMB (flock(2), CIFS details). Raises OSError, StorageError."""
     temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("ab") as file:  # what a kill has left is taken over
-        if not _is_ours(file, temporary):
+    with open(temporary, "wb", opener=_untruncated) as file:  # what a kill has left is taken over
+        if not is_ours(file, temporary):
             raise ConfigError(f"{path}: another process is just writing it")
         try:
-            yield temporary
-            sync_file(temporary)
+            file.truncate()
+            yield file
+            file.flush()
+            with storing(path, syncing=True):
+                os.fdatasync(file.fileno())
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
 
 
-def _is_ours(file: BinaryIO, path: Path) -> bool:
-    """Whether nobody else writes it, or has given it another name since it was opened. There may be no locks."""
+def _untruncated(name: str, flags: int) -> int:
+    return os.open(name, flags & ~os.O_TRUNC | os.O_NOFOLLOW, 0o666)
+
+
+def is_ours(file: BinaryIO, path: Path) -> bool:
+    """Lock it: whether nobody else writes it, or has deleted it or given it another name since it was opened. There may be no
+    locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

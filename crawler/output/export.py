@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeAlias
 
 from crawler.core import exact_json
+from crawler.core.durable import is_ours
 from crawler.core.sniff import EXTENSIONS, PREFIX_BYTES, sniff
 from crawler.core.text import json_text
 from crawler.output.results import Row
 
 _BEGUN: Final = ".export-"
+_BEGUN_AGAIN_MAX: Final = 10
+"""Files that are begun for one body: each other export deletes one at the most."""
 PIECE_BYTES: Final = 48 << 10
 """A multiple of three, so that base64 of the pieces is base64 of the whole."""
 # fmt: off
@@ -83,22 +86,32 @@ def _is_locked(file: BinaryIO) -> bool:
         return False
 
 
+def _begun(directory: Path) -> BinaryIO:
+    """A new file, ours alone. Until it is locked, another export that begins may take it for one that was left."""
+    for left in reversed(range(_BEGUN_AGAIN_MAX)):
+        file = (directory / f"{_BEGUN}{secrets.token_hex(8)}.tmp").open("xb")  # containers may have one process id
+        if is_ours(file, Path(file.name)) or not left:
+            break
+        file.close()
+    return file
+
+
 def to_file(row: Row, body: BinaryIO, directory: Path) -> dict[str, Any]:
     """Write the decoded body to ``directory/ab/cd/<sha256>.<type>``; the row's fields and the path. Raises OSError."""
     directory.mkdir(parents=True, exist_ok=True)
-    temporary = directory / f"{_BEGUN}{secrets.token_hex(8)}.tmp"  # containers that share it may have one process id
     digest, prefix = hashlib.sha256(), b""
-    try:
-        with temporary.open("wb") as file:
-            _is_locked(file)
+    with _begun(directory) as file:  # locked until it has its name
+        temporary = Path(file.name)
+        try:
             while piece := body.read(PIECE_BYTES):
                 prefix += piece[: max(0, PREFIX_BYTES - len(prefix))]
                 digest.update(piece)
                 file.write(piece)
-        name = digest.hexdigest()
-        path = Path(name[:2], name[2:4], f"{name}.{EXTENSIONS.get(sniff(prefix, row['mime']) or '', 'bin')}")
-        (directory / path).parent.mkdir(parents=True, exist_ok=True)
-        temporary.replace(directory / path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            file.flush()
+            name = digest.hexdigest()
+            path = Path(name[:2], name[2:4], f"{name}.{EXTENSIONS.get(sniff(prefix, row['mime']) or '', 'bin')}")
+            (directory / path).parent.mkdir(parents=True, exist_ok=True)
+            temporary.replace(directory / path)
+        finally:
+            temporary.unlink(missing_ok=True)
     return {**{field: row.get(field) for field in FIELDS}, "path": str(path)}

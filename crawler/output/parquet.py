@@ -91,7 +91,7 @@ def write_parquet(rows: Iterable[Row], to: Path) -> int:
         raise ConfigError("Parquet needs pyarrow: pip install 'flatcrawler[parquet]'") from error
     schema = _schema(pyarrow)
     count = 0
-    with beside(to) as temporary, ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with beside(to) as file, ParquetWriter(file, schema, compression="zstd") as writer:
         for group in _groups(rows):
             writer.write_batch(pyarrow.record_batch(group, schema=schema))
             count += len(group[0])

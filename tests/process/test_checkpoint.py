@@ -1,12 +1,15 @@
 """A copy of a crawl's directory, taken while it crawls: it is whole, and a crawl goes on from it without loss."""
 
 import json
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
 import urllib.error
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from support.crews import kill, parts_of
@@ -15,6 +18,8 @@ from support.other_disk import on_another_disk
 from support.programs import CLEAN, LOCAL, MOUNTING, command, command_of, crawler, rows_of
 from support.sinful import Site, running
 from support.webs import Web, page
+
+NOBODY = 65534
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +172,23 @@ def test_where_nothing_can_be_put_no_copy_is_taken(tmp_path, site):
         pytest.skip("no disk can be mounted here")
     assert (ended.returncode, f"nothing can be written to {disk}" in ended.stderr) == (2, True), ended.stderr
     assert not list(root.glob("checkpoints/*"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="only root gives capabilities")
+def test_a_user_who_may_write_there_by_capability_alone_makes_a_copy(site):
+    """Such as a service for backups, with CAP_DAC_OVERRIDE: access(2) does not count it, and it was refused."""
+    with TemporaryDirectory() as folder:  # which others may look into
+        Path(folder).chmod(0o755)
+        root, target = Path(folder, "d"), Path(folder, "copy")
+        assert command("run", *urls(site, 1), "-o", str(root), *LOCAL).returncode == 0
+        for path in (root, *root.rglob("*")):
+            os.chown(path, NOBODY, NOBODY)
+        may = ["--inh-caps", "+dac_override", "--ambient-caps", "+dac_override"]
+        copied = ["setpriv", "--reuid", str(NOBODY), "--clear-groups", *may, *command_of(["checkpoint", str(root), str(target)])]
+        ended = subprocess.run(copied, env=CLEAN, capture_output=True, text=True, check=False)
+        if ended.stderr.startswith("setpriv:"):
+            pytest.skip("no capabilities can be given here")
+        assert ended.returncode == 0 and target.is_dir(), ended.stderr
 
 
 def test_a_daemon_that_was_given_a_relative_path_is_asked_from_another_directory(tmp_path, monkeypatch):

@@ -402,6 +402,10 @@ def test_a_file_that_stands_there_after_a_power_cut_is_whole(crawled, tmp_path, 
     ended = subprocess.run(command_of(words), env=CLEAN | faults.environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     records = read_log(faults.log)
+    begun = [
+        record for record in records if record.path == str(faults.folder / "to.tmp") and record.kind in (Kind.OPEN, Kind.CREATE)
+    ]
+    assert len(begun) == 1, "on SMB what one descriptor has locked no other may write: Permission denied"
     [named] = [
         at for at, record in enumerate(records, 1) if record.kind is Kind.RENAME and record.other == str(faults.folder / "to")
     ]

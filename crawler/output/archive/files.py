@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -20,16 +20,20 @@ from crawler.core.model import Done, Lease, Mark, Ref
 from crawler.core.page import Body
 from crawler.core.sniff import EXTENSIONS
 from crawler.output.archive.kind import Findings, Kept, Place, UnmarkedArchive
+from crawler.output.file_names import WHOLE
 
 FALLBACK: Final = "bin"
 FOLDER: Final = "files"
+AGAIN: Final = ".again"
+"""In it, until they are durable, bodies whose names are given already."""
 READ_BYTES: Final = 1 << 20
 
 
 class FilesArchive(UnmarkedArchive):
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, part: int = WHOLE) -> None:
         """Bodies are renamed into place, or copied where that is on another file system than the spool."""
         self._root = root
+        self._again = root / FOLDER / (AGAIN if part == WHOLE else f"{AGAIN}-{part}")  # other parts may keep the same body
         self._batch: dict[Path, Body | None] = {}  # its names; the body for one given before
 
     def append(self, lease: Lease, done: Done) -> Kept:
@@ -61,33 +65,25 @@ class FilesArchive(UnmarkedArchive):
     def sync(self) -> dict[str, Mark]:
         again = [(body, path) for path, body in self._batch.items() if body is not None]
         if again:
+            with storing(self._again):
+                self._again.mkdir(exist_ok=True)
+            for body, path in again:  # the spool may be on another disk, or another mount of this one: all are synced together
+                body.move(self._again / path.name)
+            sync_file_system(self._again)
             for body, path in again:
-                if _device(body.spool()) != _device(path.parent):
-                    body.move(_beside(path))  # all are synced together, not each by itself
-            sync_file_system(self._root / FOLDER)  # or, by that, the spool
-            for body, path in again:
-                body.move(path, syncing=True)
+                body.move(path)
         if self._batch:
             sync_file_system(self._root / FOLDER)
             self._batch.clear()
         return {}
 
     def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
-        for path, body in self._batch.items():
-            if body is not None and body.path == _beside(path):
-                with storing(path):
-                    _beside(path).unlink(missing_ok=True)
+        """Also what a kill has left goes."""
+        with storing(self._again), suppress(FileNotFoundError):
+            for path in self._again.iterdir():
+                path.unlink()
         self._batch.clear()
         return []
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f"{path.name}.again-{os.getpid()}.tmp")  # other parts may keep the same body
-
-
-def _device(path: Path) -> int:
-    with storing(path):
-        return path.stat().st_dev
 
 
 class FilesKind:
@@ -100,7 +96,7 @@ class FilesKind:
     def writer(
         self, config: ArchiveConfig, root: Path, info: Mapping[str, str], settings: Mapping[str, str], part: int
     ) -> FilesArchive:
-        return FilesArchive(root)
+        return FilesArchive(root, part)
 
     def place(self, kept: Kept) -> Place:
         return {"path": kept.record.file}

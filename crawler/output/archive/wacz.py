@@ -60,12 +60,11 @@ def write_wacz(
     if not any(file.startswith("warc/") for file in kept):
         return 0
     begun = f".{to.name}.index-"
-    with contextlib.suppress(_Nothing), beside(to) as temporary:
+    with contextlib.suppress(_Nothing), beside(to) as file:
         _remove(to.parent, begun)  # what one to the same file has left that was killed
         try:
             with (
-                temporary.open("wb") as stream,
-                zipfile.ZipFile(stream, "w", allowZip64=True) as target,
+                zipfile.ZipFile(file, "w", allowZip64=True) as target,
                 TemporaryDirectory(dir=to.parent, prefix=begun) as scratch,
             ):
                 lines = Path(scratch, "index")

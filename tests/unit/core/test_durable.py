@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.full_disk import file_size_limit
 from support.other_disk import on_another_disk
 
-from crawler.core.durable import BUFFER_BYTES_MAX, MarkedFile, length_of, lose, rename, sync_file_system
+from crawler.core.durable import BUFFER_BYTES_MAX, MarkedFile, beside, length_of, lose, rename, sync_file_system
 from crawler.core.errors import StorageError
 
 
@@ -168,3 +168,13 @@ def test_a_file_that_is_taken_away_while_it_is_written_is_written_no_more(tmp_pa
     file.close()
     with pytest.raises(StorageError, match=said):
         MarkedFile.open(file.path, 3)
+
+
+def test_what_is_written_beside_a_file_follows_no_link(tmp_path):
+    """Its name can be told: in a folder where others write, a link led to a file that was overwritten."""
+    (tmp_path / "another's").write_bytes(b"theirs")
+    (tmp_path / "f.tmp").symlink_to("another's")
+    with pytest.raises(OSError) as refused, beside(tmp_path / "f") as file:
+        file.write(b"ours")
+    assert refused.value.errno == errno.ELOOP
+    assert (tmp_path / "another's").read_bytes() == b"theirs" and not (tmp_path / "f").exists()

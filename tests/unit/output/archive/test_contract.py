@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
+import sys
 import tracemalloc
 from io import BytesIO
 from unittest.mock import Mock
@@ -13,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.other_disk import on_another_disk
 from support.pages import Ledger, page_of
+from support.programs import MOUNTING
 
 from crawler.core.errors import StorageError
 from crawler.output.archive import Kept, files, open_body
@@ -114,6 +118,56 @@ def test_bodies_that_come_again_are_synced_together(spool, tmp_path, monkeypatch
         assert fail.called and ledger.archive.rewind(ledger.marks) == []
         assert len([path for path in (tmp_path / "files").rglob("*") if path.is_file()]) == 5
         ledger.archive.close()
+
+
+COUNTED = """
+import os, sys
+from pathlib import Path
+from support.pages import Ledger, page_of
+from support.programs import MOUNTING
+root, synced = Path(sys.argv[1]), []
+ledger = Ledger(root, "files")
+for _ in range(2):
+    for number in range(5):
+        ledger.append(page_of(root, b"%d" % number))
+    os.fdatasync = synced.append
+    ledger.commit()
+assert synced == [], synced
+"""
+
+
+def test_bodies_that_come_again_are_synced_together_on_two_mounts_of_one_disk(tmp_path):
+    """Such as two volumes of a container: nothing can be renamed from one to the other."""
+    files = tmp_path / "root" / "files"
+    files.mkdir(parents=True)
+    (tmp_path / "volume").mkdir()
+    run = shlex.join([sys.executable, "-c", COUNTED, str(tmp_path / "root")])
+    ended = subprocess.run(
+        [*MOUNTING, "sh", "-c", f"mount --bind {tmp_path}/volume {files} || exit 77; {run}"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ended.returncode == 77 or "unshare" in ended.stderr:
+        pytest.skip("no mount namespaces here")
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_of_bodies_that_come_again_a_kill_leaves_nothing(tmp_path, monkeypatch):
+    """Those that were on their way from a spool on another disk stayed for ever."""
+    with on_another_disk(tmp_path) as disk:
+        (tmp_path / "tmp").symlink_to(disk)
+        ledger = Ledger(tmp_path, "files")
+        ledger.append(page_of(tmp_path, b"kept"))
+        ledger.commit()
+        ledger.append(page_of(tmp_path, b"kept"))
+        monkeypatch.setattr(files, "sync_file_system", Mock(side_effect=StorageError("killed")))
+        with pytest.raises(StorageError):
+            ledger.archive.sync()
+        left = [path for path in (tmp_path / "files").rglob("*") if path.is_file()]
+        ledger.reopen()
+        assert len(left) == 2 and len([path for path in (tmp_path / "files").rglob("*") if path.is_file()]) == 1
 
 
 def test_a_body_larger_than_memory_is_streamed_in_and_out(ledger):
