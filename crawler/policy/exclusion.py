@@ -6,12 +6,12 @@ nothing is computed where no setting asks for it. Pure.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from crawler.core.model import Link
 from crawler.core.urls import origin
+from crawler.policy.scope import searches
 
 if TYPE_CHECKING:
     from crawler.config.sections import Config
@@ -34,8 +34,10 @@ class Exclusion:
         """From now on these settings; whether anything is excluded that may not have been before."""
         before = getattr(self, "_settings", None)
         self._settings = (config.include, config.exclude, tuple((table.match, table.block) for table in config.host))
-        self._exclude = [(re.compile(pattern).search, pattern in self._begun) for pattern in config.exclude]
-        self._include = [re.compile(pattern).search for pattern in config.include]
+        self._exclude = [
+            (search, pattern in self._begun) for search, pattern in zip(searches(config.exclude), config.exclude, strict=True)
+        ]
+        self._include = searches(config.include)
         self._any_blocked = any(table.block for table in config.host)
         self.is_set = bool(self._exclude or self._include or self._any_blocked)
         """Whether there is anything to refuse by."""

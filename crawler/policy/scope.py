@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -101,8 +101,8 @@ class Scope:
         """As a parser process is sent them."""
         rules = self.rules
         self._outside = _OUTSIDE.get(rules.scope)
-        self._include = [re.compile(pattern).search for pattern in rules.include]
-        self._exclude = [re.compile(pattern).search for pattern in rules.exclude]
+        self._include = searches(rules.include)
+        self._exclude = searches(rules.exclude)
         self._blocked = {match: (at, blocks) for at, (match, blocks) in reversed(list(enumerate(rules.blocked)))}
         self._blocks = remembered(self._is_blocked, _PLACES_MAX) if rules.blocked else None
         shapes = [depth for depth in (rules.max_path_depth, rules.max_repeated_segments) if depth > 0]
@@ -228,6 +228,13 @@ def _other_prefix(url: str, host: str, anchor: str) -> bool:
 
 _OUTSIDE: Final = {"host": _other_host, "domain": _other_domain, "prefix": _other_prefix}
 """By ``scope``: whether a URL, at a host, stands elsewhere than an anchor."""
+
+
+@lru_cache(maxsize=2)
+def searches(expressions: tuple[str, ...]) -> tuple[Callable[[str], object], ...]:
+    """What looks for each of these in a URL. Those of include and of exclude are compiled once for all rules that have them,
+    which may differ in other ways: 100,000 take seconds, and 78 MiB."""
+    return tuple(re.compile(expression).search for expression in expressions)
 
 
 @lru_cache(maxsize=_PLACES_MAX)

@@ -208,7 +208,7 @@ def _divided(limit: int, needs: Needs) -> Plan:
 
 def _beside_store(limit: int, needs: Needs, store_bytes: int) -> Plan:
     accounts = {
-        "base": needs.base + 2 * needs.expressions,  # links that are found, and those that wait, are judged by their own
+        "base": needs.base + 2 * needs.expressions,  # of a change, those before it as well
         "store": store_bytes,
         "parsers": needs.parsers
         * (_between(PARSER_BYTES_MIN, limit // 8 // max(1, needs.parsers), PARSER_BYTES_MAX) + needs.expressions),

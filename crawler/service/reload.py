@@ -11,6 +11,7 @@ import contextlib
 import logging
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from crawler.config.load import changed
 from crawler.config.render import masked
 from crawler.config.sections import RELOADABLE, Config, HostConfig
 from crawler.core.errors import ConfigError, StorageError, storage_error_of
+from crawler.crawl import plan_of
 from crawler.crawl.thread_iter import ThreadIterator
 from crawler.service.steered import Steered
 
@@ -33,14 +35,16 @@ IN_EFFECT_S: Final = 20.0
 the next one must not wait for a process that stands still."""
 _NOT_FOLLOWED: Final = "a process of this crawl, or a visit, has not followed yet"
 
+_plan_of_one: Final = partial(plan_of, endless=True)
+
 logger: Final = logging.getLogger(__name__)
 
 
 class Changes:
-    """The settings of a running crawl."""
+    """The settings of a running crawl. ``plan`` divides the memory limit by them; ConfigError: it is too small."""
 
-    def __init__(self, crawl: Steered, root: Path) -> None:
-        self._crawl, self._root = crawl, root
+    def __init__(self, crawl: Steered, root: Path, plan: Callable[[Config], object] = _plan_of_one) -> None:
+        self._crawl, self._root, self._plan = crawl, root, plan
         self._one_at_a_time, self._one_reload = asyncio.Lock(), asyncio.Lock()
         self.last_reload_successful = True
 
@@ -59,6 +63,7 @@ class Changes:
             fixed = sorted(different(self._crawl.config, new) - RELOADABLE)
             if fixed:
                 raise ConfigError([_refusal(key) for key in fixed])
+            self._check_memory(new)
             await self._put(new)
         return self.settings()
 
@@ -74,7 +79,9 @@ class Changes:
             tables = [table for table in old.host if table not in named]
             if not undo:
                 exclude, tables = [*exclude, *expressions], [*named, *tables]
-            await self._put(changed(old, {"exclude": exclude, "host": tuple(tables)}))
+            new = changed(old, {"exclude": exclude, "host": tuple(tables)})
+            self._check_memory(new)
+            await self._put(new)
         return self.excluded()
 
     def excluded(self) -> dict[str, Any]:
@@ -102,6 +109,7 @@ class Changes:
     async def _take_over(self, new: Config) -> None:
         try:
             wanted = changed(self._crawl.config, {key: getattr(new, key) for key in RELOADABLE})
+            self._check_memory(wanted)
         except ConfigError as error:
             self._refuse(error.faults)
             return
@@ -110,6 +118,18 @@ class Changes:
             logger.warning("reload: %s has changed; %s", key, _when(key))
         with contextlib.suppress(TimeoutError):  # which is told
             await self._put(wanted)
+
+    def _check_memory(self, new: Config) -> None:
+        """ConfigError: the memory limit, which did, is too small for these settings. The next start would refuse them, as would
+        that of a part which has died."""
+        try:
+            self._plan(new)
+        except ConfigError as error:
+            try:
+                self._plan(self._crawl.config)
+            except ConfigError:
+                return  # so it was already
+            raise error
 
     def _refuse(self, faults: Iterable[str]) -> None:
         self.last_reload_successful = False

@@ -64,7 +64,7 @@ def open_parts(
     if config.store == "memory":
         raise ConfigError("processes: with --store memory there is one process: a part that died would forget what it knew")
     require_no_store()
-    _check_memory(config, parts, endless=endless)
+    check_memory(config, parts, endless=endless)
     if not config.fresh:
         check_node(Path(config.output) / "frontier", is_cluster=config.cluster is not None)
     with contextlib.ExitStack() as stack:
@@ -124,12 +124,13 @@ def _share(config: Config, part: int, parts: int) -> Config:
 
 def plan_of_parts(config: Config, parts: int) -> str:
     """The memory limit as several processes divide it, for people. ConfigError if it is too small."""
-    _check_memory(config, parts, endless=False)
+    check_memory(config, parts, endless=False)
     table = plan_of(_share(config, 0, parts), is_part=True).table()
     return f"each of {parts} processes, beside {PARENT_BYTES >> 20}MiB for their parent\n{table}"
 
 
-def _check_memory(config: Config, parts: int, *, endless: bool) -> None:
+def check_memory(config: Config, parts: int, *, endless: bool) -> None:
+    """ConfigError: the memory limit is too small for so many."""
     share = _share(config, parts - 1, parts)
     try:
         plan_of(share, endless=endless, is_part=True)

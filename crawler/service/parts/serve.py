@@ -10,6 +10,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from crawler.config.sections import Config
@@ -17,7 +18,7 @@ from crawler.core.errors import ConfigError, StorageError, first_of
 from crawler.service.api import CONNECTIONS_MAX
 from crawler.service.listener import open_listener
 from crawler.service.parts.crew import PartsError
-from crawler.service.parts.opening import Opened
+from crawler.service.parts.opening import Opened, check_memory
 from crawler.service.parts.run import crew_of, scraped
 from crawler.service.parts.steering import SteeredParts
 from crawler.service.reload import Changes
@@ -48,7 +49,7 @@ async def serve_parts(
         stack.enter_context(signals.at_last(crew.kill))
         await stack.enter_async_context(scraped(config, crew))
         steered = SteeredParts(crew, opened, on_change)
-        changes = Changes(steered, opened.root)
+        changes = Changes(steered, opened.root, partial(check_memory, parts=opened.division.parts, endless=True))
         crew.last_reload_successful = lambda: changes.last_reload_successful
         control = control_of(steered, crew, changes, crew.metrics.registry)
         error: Exception | None = None

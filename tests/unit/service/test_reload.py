@@ -2,11 +2,15 @@
 
 import asyncio
 import threading
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
 from crawler.config.load import load
+from crawler.core.errors import ConfigError
+from crawler.crawl import plan_of
+from crawler.service.parts.opening import check_memory
 from crawler.service.reload import Changes
 
 
@@ -69,3 +73,30 @@ async def test_a_reload_from_a_disk_that_hangs_leaves_other_changes_their_turn(t
         hangs.set()
     await asyncio.gather(*reloads)
     assert (crawl.config.retries, changes.last_reload_successful) == (5, True)
+
+
+@pytest.mark.parametrize(
+    ("plan", "limit"), [(partial(plan_of, endless=True), "244MiB"), (partial(check_memory, parts=2, endless=True), "356MiB")]
+)
+async def test_what_the_memory_limit_is_too_small_for_is_refused_at_once(plan, limit, tmp_path, caplog):
+    """It was taken, and the next start refused it: with several processes the whole crawl ended with the first part that died."""
+    told = {"output": str(tmp_path), "depth": 1, "memory_limit": limit, "parsers": 2, "workers": 20}
+    many = [f"/{n}/" + "x" * 900 for n in range(400)]
+    crawl = SimpleNamespace(config=load(told, environ={}).config)
+
+    async def reconfigure(config):
+        crawl.config = config
+
+    crawl.reconfigure = reconfigure
+    changes = Changes(crawl, tmp_path, plan)
+    for change in (changes.patch({"exclude": many}), changes.exclude(many, [])):
+        with pytest.raises(ConfigError, match="too small"):
+            await change
+    await changes.reload(lambda: load(told | {"exclude": many}, environ={}).config)
+    assert not changes.last_reload_successful and "too small" in caplog.text
+    assert crawl.config.exclude == ()
+    await changes.exclude(many[:30], ["a.example"])
+    assert len(crawl.config.exclude) == 30
+    crawl.config = crawl.config.replaced(exclude=tuple(many))  # of a limit that was too small before, nothing is refused
+    await changes.exclude(["/a"], [])
+    assert "/a" in crawl.config.exclude
