@@ -95,9 +95,10 @@ def sampled(pid: int, port: int) -> dict[str, float]:
     gauges, descriptors, store_files, threads = scraped(port), 0, 0, 0
     for each in tree(pid):
         with contextlib.suppress(OSError):
-            names = [os.readlink(path) for path in Path(f"/proc/{each}/fd").iterdir()]
-            store_files += sum(name.endswith(".sst") for name in names)
-            descriptors += len(names)
+            for path in Path(f"/proc/{each}/fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+                    store_files += os.readlink(path).endswith(".sst")
+                    descriptors += 1
             threads += len(list(Path(f"/proc/{each}/task").iterdir()))
     if not gauges:
         return {}
