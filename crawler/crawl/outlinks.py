@@ -23,8 +23,8 @@ from crawler.policy.scope import RULES, Scope, ScopeRules
 
 FUNCTION: Final = "crawler.crawl.outlinks:packed"
 """As a parser process is told it."""
-BEGIN: Final = "crawler.crawl.outlinks:begin"
-"""The same of what it does first."""
+BEGIN: Final = "crawler.crawl.outlinks:reading_of"
+"""The same of what it does first: thousands of expressions take seconds to compile, and tens of MiB."""
 
 
 class ReadingOptions(Struct, frozen=True, array_like=True):
@@ -78,12 +78,6 @@ _decode = Decoder(ReadingOptions).decode
 def reading_of(encoded: bytes) -> tuple[ReadingOptions, Scope, Keys]:
     reading = _decode(encoded)
     return reading, Scope(reading.scope), Keys(reading.secret, domain_of if reading.by_domain else None)
-
-
-def begin(encoded: bytes) -> None:
-    """Make ready what a crawl's documents are read by, as ``reading_of`` says: thousands of expressions take seconds to compile,
-    and tens of MiB."""
-    reading_of(encoded)
 
 
 def packed(

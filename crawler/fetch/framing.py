@@ -45,8 +45,9 @@ def head_fault(message: RawResponseMessage) -> tuple[str, str] | None:
 
 def without_blanks(head: bytes, *, is_whole: bool) -> tuple[bytes, bytes]:
     """A part of a head without the white space behind the names of its fields, which the parser refuses: no sender may leave it
-    there, but a recipient of a response takes it away (RFC 9112 section 5.1). What frames keeps it, and is refused. Also what is
-    not to be parsed before more has come, at most 73 bytes: a line that may be about to name a field. ``is_whole``: none does."""
+    there, but a proxy takes it away from a response (RFC 9112 section 5.1), as browsers do. What frames keeps it, and is refused.
+    Also what is not to be parsed before more has come, at most 73 bytes: a line that may be about to name a field.
+    ``is_whole``: none does."""
     begun = None if is_whole else _begun(head, max(0, len(head) - _BEGUN_BYTES_MAX))
     head, rest = (head, b"") if begun is None else (head[: begun.start()], begun[0])
     return _blank(rb"\1:", head, _FIELDS_MAX) if b" :" in head or b"\t:" in head else head, rest

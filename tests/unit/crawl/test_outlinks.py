@@ -13,7 +13,7 @@ from crawler.core.link_block import NO_QUERY, QUERY_BYTES, block_of
 from crawler.core.model import Link
 from crawler.core.reply_limits import PART_LINKS
 from crawler.core.urls import fingerprint
-from crawler.crawl.outlinks import Packed, ReadingOptions, begin, encode, packed, reading_of
+from crawler.crawl.outlinks import Packed, ReadingOptions, encode, packed, reading_of
 from crawler.crawl.sitemap_entries import PackedPart
 from crawler.parse.html import Options, outlinks
 from crawler.policy.scope import Scope, ScopeRules
@@ -141,7 +141,6 @@ def test_expressions_are_compiled_once_whatever_else_differs():
     rules = ScopeRules(exclude=("/a", "/b"), include=("/",))
     others = (replace(rules, obey=False), replace(rules, blocked=(("c.example", True),)))
     begun, *after = (encode(ReadingOptions(Options("bot"), each, SECRET, False)) for each in (rules, *others))
-    begin(begun)
     scope = reading_of(begun)[1]
     for each in after:
         other = reading_of(each)[1]

@@ -127,7 +127,7 @@ async def test_headers_are_kept_as_they_came(site: Site, tmp_path: Path) -> None
 
 
 async def test_blanks_behind_the_name_of_a_field_are_not_of_it(site: Site, tmp_path: Path) -> None:
-    """RFC 9112 5.1: who takes a response removes them."""
+    """RFC 9112 5.1: proxies remove them from a response, and browsers."""
     async with fetching(tmp_path, site) as fetcher:
         got = await fetcher.fetch(lease_of(at(site, "/sin/blanks")))
         body = await fetcher.finisher.decoded(got, 1 << 20)

@@ -148,35 +148,42 @@ class Later:
         return False
 
 
+@contextlib.asynccontextmanager
+async def waiting(tmp_path, script, max_head: int = HEAD_BYTES) -> AsyncIterator[tuple[Fetcher, Later, asyncio.Task[Page]]]:
+    """A fetch by TLS whose head waits for memory. In the end no connection is in use."""
+    (tmp_path / "spool").mkdir()
+    async with Site(scripts={"waits": script}, extras=EXTRAS) as site:
+        site.trust(tmp_path / "ca.pem")
+        async with fetching(tmp_path / "spool", site, ca_file="{ca}", max_head=max_head) as fetcher:
+            room, open_ones = Later(), fetcher._connector.tls_waste._connections
+            url = f"https://localhost:{site.ports['tls-good']}/sin/waits"
+            task = asyncio.create_task(fetcher.fetch(lease_of(url), room))
+            await room.asked.wait()
+            yield fetcher, room, task
+            await asyncio.sleep(0)
+            assert fetcher.stats().connections_acquired == 0
+        assert not open_ones
+
+
 @pytest.mark.parametrize("is_given_up", [False, True])
 @pytest.mark.parametrize("name", TOLD)
 def test_a_response_is_whole_though_its_connection_ends_while_its_head_waits(tmp_path, name, is_given_up, loop_factory):
     """TLS tells of its peer's goodbye at once: the lack of memory was taken for a host that breaks off."""
 
     async def main() -> None:
-        (tmp_path / "spool").mkdir()
-        async with Site(scripts=TOLD, extras=EXTRAS) as site:
-            site.trust(tmp_path / "ca.pem")
-            async with fetching(tmp_path / "spool", site, ca_file="{ca}", max_head=HEAD_BYTES) as fetcher:
-                room, open_ones = Later(), fetcher._connector.tls_waste._connections
-                url = f"https://localhost:{site.ports['tls-good']}/sin/{name}"
-                task = asyncio.create_task(fetcher.fetch(lease_of(url), room))
-                await room.asked.wait()
-                await asyncio.sleep(0.1)  # the goodbye came with the rest
-                assert not task.done()
-                if is_given_up:
-                    task.cancel()
-                    with pytest.raises(asyncio.CancelledError):
-                        await task
-                    room.granted()
-                else:
-                    room.granted()
-                    got = await task
-                    assert got.fault is None and got.body.prefix(9) == b"ok"
-                    got.body.discard()
-                await asyncio.sleep(0)
-                assert fetcher.stats().connections_acquired == 0
-            assert not open_ones
+        async with waiting(tmp_path, TOLD[name]) as (_, room, task):
+            await asyncio.sleep(0.1)  # the goodbye came with the rest
+            assert not task.done()
+            if is_given_up:
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                room.granted()
+            else:
+                room.granted()
+                got = await task
+                assert got.fault is None and got.body.prefix(9) == b"ok"
+                got.body.discard()
 
     run(main, loop_factory)
 
@@ -186,24 +193,16 @@ def test_memory_that_comes_just_as_the_connection_is_closed_is_no_end_of_all_dea
     """The visit waited for ever then, and kept the memory from all others."""
 
     async def main() -> None:
-        (tmp_path / "spool").mkdir()
-        async with Site(scripts={name: [*TOLD[name], stay]}, extras=EXTRAS) as site:
-            site.trust(tmp_path / "ca.pem")
-            async with fetching(tmp_path / "spool", site, ca_file="{ca}", max_head=HEAD_BYTES) as fetcher:
-                room = Later()
-                url = f"https://localhost:{site.ports['tls-good']}/sin/{name}"
-                task = asyncio.create_task(fetcher.fetch(lease_of(url), room))
-                await room.asked.wait()
-                await asyncio.sleep(0.1)
-                (connection,) = fetcher._connector._acquired
-                connection.transport.abort()
-                assert connection.transport.is_closing() and connection._lost is None
-                room.granted()
-                async with asyncio.timeout(30):
-                    got = await task
-                assert (got.body.prefix(9) == b"ok" and got.fault is None) or name == "close"
-                got.body.discard()
-                assert fetcher.stats().connections_acquired == 0
+        async with waiting(tmp_path, [*TOLD[name], stay]) as (fetcher, room, task):
+            await asyncio.sleep(0.1)
+            (connection,) = fetcher._connector._acquired
+            connection.transport.abort()
+            assert connection.transport.is_closing() and connection._lost is None
+            room.granted()
+            async with asyncio.timeout(30):
+                got = await task
+            assert (got.body.prefix(9) == b"ok" and got.fault is None) or name == "close"
+            got.body.discard()
 
     run(main, loop_factory)
 
@@ -215,21 +214,14 @@ def test_a_head_with_two_faults_whose_connection_is_lost_while_it_waits_has_one_
     """The second, that it is too long, failed in the queue for memory."""
 
     async def main() -> None:
-        (tmp_path / "spool").mkdir()
-        async with Site(scripts={"flood": [FLOOD, 0.1, rst]}, extras=EXTRAS) as site:
-            site.trust(tmp_path / "ca.pem")
-            async with fetching(tmp_path / "spool", site, ca_file="{ca}", max_head=32 * KIB) as fetcher:
-                room = Later()
-                task = asyncio.create_task(fetcher.fetch(lease_of(f"https://localhost:{site.ports['tls-good']}/sin/flood"), room))
-                await room.asked.wait()
-                (connection,) = fetcher._connector._acquired
-                while connection._lost is None:
-                    await asyncio.sleep(0.01)
-                room.granted()
-                with pytest.raises(FetchError) as ended:
-                    await task
-                assert ended.value.reason == "too_many_interim"
-                assert fetcher.stats().connections_acquired == 0
+        async with waiting(tmp_path, [FLOOD, 0.1, rst], 32 * KIB) as (fetcher, room, task):
+            (connection,) = fetcher._connector._acquired
+            while connection._lost is None:
+                await asyncio.sleep(0.01)
+            room.granted()
+            with pytest.raises(FetchError) as ended:
+                await task
+            assert ended.value.reason == "too_many_interim"
 
     run(main, loop_factory)
 
@@ -241,21 +233,12 @@ def test_a_fault_in_a_head_that_has_waited_is_its_end_whatever_follows(tmp_path,
     """asyncio hands on what TLS holds just when the connection is closed for it: RuntimeError for whoever gave back memory."""
 
     async def main() -> None:
-        (tmp_path / "spool").mkdir()
-        async with Site(scripts={"faulty": [FAULTY[:22_000], 0.05, FAULTY[22_000:], stay]}, extras=EXTRAS) as site:
-            site.trust(tmp_path / "ca.pem")
-            async with fetching(tmp_path / "spool", site, ca_file="{ca}", max_head=64 * KIB) as fetcher:
-                room = Later()
-                task = asyncio.create_task(
-                    fetcher.fetch(lease_of(f"https://localhost:{site.ports['tls-good']}/sin/faulty"), room)
-                )
-                await room.asked.wait()
-                await asyncio.sleep(0.2)
-                room.granted()
-                with pytest.raises(FetchError) as ended:
-                    await task
-                assert ended.value.reason == "malformed"
-                assert fetcher.stats().connections_acquired == 0
+        async with waiting(tmp_path, [FAULTY[:22_000], 0.05, FAULTY[22_000:], stay], 64 * KIB) as (_, room, task):
+            await asyncio.sleep(0.2)
+            room.granted()
+            with pytest.raises(FetchError) as ended:
+                await task
+            assert ended.value.reason == "malformed"
 
     run(main, loop_factory)
 
