@@ -17,7 +17,8 @@ _DIGITS_MAX: Final = len(str(LENGTH_MAX))
 LINES_MAX: Final = 512
 """Of a head that may be mended: twice as many as ``max_headers`` lets pass by default."""
 _is_name: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
-_frames: Final = re.compile(rb"content-length|transfer-encoding", re.IGNORECASE).search
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+_looks_framing: Final = re.compile(rb"\AHTTP/|content-length|transfer-encoding", re.IGNORECASE).search
 _without_folds: Final = partial(re.compile(rb"\r?\n[ \t]+").sub, b" ")
 
 
@@ -48,7 +49,7 @@ def is_indented(head: bytes) -> bool:
 def mended(head: bytes) -> bytes | None:
     """A whole head that the parser refuses, as browsers read it; None: no better. Without the white space behind names
     (RFC 9112 section 5.1), without lines that name no field, and with one length where there are equal ones (section 6.3).
-    Names that frame are left as they are, and lines that could be read as such."""
+    Names that frame are left as they are, and lines that could be read as such, or begin another response."""
     start, *lines = _without_folds(head).split(b"\n", LINES_MAX)
     kept, lengths = [start], set[bytes]()
     for line in lines if len(lines) < LINES_MAX else ():
@@ -60,12 +61,10 @@ def mended(head: bytes) -> bytes | None:
                 kept.append(b"%b: %b\r" % (name, *new))
             elif new:
                 kept.append(line)
-        elif _frames(name):
-            kept.append(line)
-        elif colon and _is_name(plain := name.rstrip(b" \t")):
+        elif colon and _is_name(plain := name.rstrip(b" \t")) and plain.lower() not in _FRAMING:
             kept.append(plain + colon + value)
-        elif not line.strip(b"\r"):
-            kept.append(line)  # the end
+        elif _looks_framing(name) or not line.strip(b"\r"):  # or is the head's end
+            kept.append(line)
     found = b"\n".join(kept)
     return found if found != head and len(lines) < LINES_MAX else None
 
