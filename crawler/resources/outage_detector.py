@@ -172,14 +172,15 @@ class Outage(Generic[T]):
         last = (self._last_witness,) if self._last_witness is not None else ()
         return tuple(dict.fromkeys((*last, *reversed(self._witnesses))))
 
-    def reached(self) -> None:
-        """A witness can be reached, so the hosts that failed are really gone; they no longer count as having responded."""
+    def reached(self, *, names_speak: bool = True) -> None:
+        """A witness can be reached, so the hosts that failed are really gone; they no longer count as having responded. Unless
+        ``names_speak``, they may be there: the name servers are not."""
         if not self.offline:
             return
         for host in self._streak:
             self._responded.discard(hash(host))
             self._responded_before.discard(hash(host))
-        if self._probes == 1:  # the network did not come back: it was never lost
+        if self._probes == 1 and names_speak:  # the network did not come back: it was never lost
             if len(self._dead) + len(self._failed) > self._remembered_max:
                 self._dead.clear()
             self._dead |= self._failed
