@@ -37,6 +37,7 @@ from crawler.crawl.outlinks import FUNCTION
 from crawler.crawl.planning import plan_of
 from crawler.crawl.recrawl import Recrawler
 from crawler.crawl.visitor import Resources, Rules, Visitor
+from crawler.crawl.visits import Visits
 from crawler.fetch import Fetcher, open_fetcher
 from crawler.frontier import Store
 from crawler.frontier.handed import Handed
@@ -82,7 +83,7 @@ async def open_crawl(config: Config, *, endless: bool = False, part: CrawlPart |
         files = open_files(config, hosts, plan, part, stack)
         clock = Clock(max(files.store.clock(), files.opened_at), files.membership.now if files.membership is not None else None)
         rules = _rules(config, hosts, files.store, clock, plan, endless=endless)
-        basis = _Basis(config, part, endless, files, clock, rules, Budget(plan), FailingHosts())
+        basis = _Basis(config, part, endless, files, clock, rules, Budget(plan), FailingHosts(), Visits())
         pump = _pump(basis)
         stack.callback(pump.close)
         async with (
@@ -106,6 +107,7 @@ class _Basis(NamedTuple):
     rules: Rules
     budget: Budget
     failing_hosts: FailingHosts
+    visits: Visits
 
 
 def _rules(config: Config, hosts: HostRules, store: Store, clock: Clock, plan: Plan, *, endless: bool) -> Rules:
@@ -168,6 +170,7 @@ def _crawl(basis: _Basis, pump: Pump, fetcher: Fetcher, parser: ParserPool | Non
         clock=clock,
         rules=basis.rules,
         resources=resources,
+        visits=basis.visits,
         fetcher=fetcher,
         judge=_judge(config, url_rules),
         expander=_expander(basis, pump, fetcher, parser, metrics, recrawler),
@@ -232,6 +235,7 @@ def _resources(basis: _Basis, pump: Pump, fetcher: Fetcher, parser: ParserPool |
         pump.frontier,
         children=parser.pids if parser is not None else tuple,
         empty=(fetcher.forget, files.store.shed, *((robots.forget,) if robots is not None else ())),
+        give_up_visits=basis.visits.break_off_oldest,
         restart_parsers=parser.restart if parser is not None else lambda: None,
         clock=now,
         break_off=uploads.break_off if uploads is not None else lambda: None,
