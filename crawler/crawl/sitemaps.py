@@ -44,7 +44,7 @@ _LOOKED_AT_BYTES: Final = 4 << 10
 _MEDIA: Final = ("image/", "audio/", "video/", "font/")
 
 if TYPE_CHECKING:
-    from crawler.crawl.expand import Undo
+    from crawler.fetch.decoding import Finisher
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Sitemaps:
         rules: urls.UrlRules,
         reading: bytes,
         parser: ParserPool,
-        undo: Undo,
+        undo: Finisher,
         admit: Callable[[Admitted], Awaitable[object]],
         hasten: Callable[[Mapping[str, float]], Awaitable[None]] | None = None,
     ) -> None:
