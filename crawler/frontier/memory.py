@@ -127,8 +127,7 @@ class MemoryStore:
             self._admit(admission, batch.now)
         self._queries.update(prepared.judged.queries)
         self._robots.update((origin, record) for origin, record in batch.robots.items() if self._owns(origin))
-        self._marks.update(marks)
-        for file, mark in batch.retired.items():
+        for file, mark in {**marks, **batch.retired}.items():
             if mark is None:
                 self._marks.pop(file, None)
             else:
@@ -340,8 +339,8 @@ class MemoryStore:
     def marks(self, folder: str = "") -> dict[str, Mark]:
         return {file: mark for file, mark in self._marks.items() if file.startswith(folder)}
 
-    def positions(self, begins: str = "") -> dict[str, bytes]:
-        return {source: position for source, position in self._positions.items() if source.startswith(begins)}
+    def positions(self) -> dict[str, bytes]:
+        return dict(self._positions)
 
     def clock(self) -> float:
         return self._now
