@@ -224,9 +224,6 @@ class MemoryStore:
         times = (self._queues.next_due(), self._scheduled[0][0] if self._scheduled and self._limits.recrawl else None)
         return min((time for time in times if time is not None), default=None)
 
-    def revive(self, outcomes: frozenset[str]) -> int:
-        return self.revive_some(Selection(outcomes=outcomes)).count
-
     def _chosen(self, which: Selection) -> list[Known]:
         settled = (page for key, page in self._pages.items() if key not in self._revived and page.link.kind != "robots")
         return [page for page in settled if which.takes(page)]

@@ -301,15 +301,6 @@ class RocksStore(Facts):
         return self._claims.next_due()
 
     @translated
-    def revive(self, outcomes: frozenset[str]) -> int:
-        step = self.revive_some(Selection(outcomes=outcomes))
-        total = step.count
-        while step.after is not None:
-            step = self.revive_some(Selection(outcomes=outcomes), step.after)
-            total += step.count
-        return total
-
-    @translated
     def revive_some(self, which: Selection, after: bytes = b"") -> Step:
         chosen, rest = self._chosen(which, after)
         if not chosen:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from support.frontiers import handed, politeness
 from support.pages import WALL, page_of
-from support.stores import REST, packed
+from support.stores import REST, packed, revive
 
 from crawler.config.sections import ArchiveConfig
 from crawler.core.batch import FOREIGN, Admitted, Batch, HostRest, Prepared, Settled
@@ -332,7 +332,7 @@ def test_a_redirect_visited_again_ends_its_line_once_in_whatever_part(tmp_path, 
     web = Web({names[0]: ("redirect", names[1]), names[1]: ("ok", [])}, {}, [names[0]])
     crew = crawled(tmp_path, kind, web, 2, 1, 0.0)
     for part in crew:
-        part.store.revive(frozenset({"redirect"}))
+        revive(part.store, "redirect")
     assert take_steps(crew, random.Random(1), 0.0, STEPS, 10_000)
     tallies = [tally for part in crew for tally in part.store.progress(LIST).values()]
     for part in crew:
