@@ -12,7 +12,7 @@ import math
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -126,13 +126,14 @@ def _pump(basis: _Basis) -> Pump:
     """The frontier over what is on disk."""
     config, files, clock, rules = basis.config, basis.files, basis.clock, basis.rules
     membership = files.membership
+    group_of = domain_of if config.politeness_by == "domain" else None
 
     def taken_over(host: str) -> tuple[float, float]:
         return pump.taken_at(host), rules.hosts.delay(host)
 
     pump = Pump(
         files.store,
-        Workbench(rules.hosts.per_host, _group_of(config), visits_max=config.workers, taken_over=taken_over),
+        Workbench(rules.hosts.per_host, group_of, visits_max=config.workers, taken_over=taken_over),
         Handed(rules.politeness, rules.robots, rules.exclusion, basis.budget),
         files.journal,
         clock=clock.now,
@@ -172,7 +173,12 @@ def _crawl(basis: _Basis, pump: Pump, fetcher: Fetcher, parser: ParserPool | Non
         resources=resources,
         visits=basis.visits,
         fetcher=fetcher,
-        judge=_judge(config, url_rules),
+        judge=Judge(
+            retries=config.retries,
+            max_redirects=config.max_redirects,
+            rules=url_rules,
+            move_anchor=config.redirects == "any",
+        ),
         expander=_expander(basis, pump, fetcher, parser, metrics, recrawler),
         metrics=metrics,
         workers=config.workers,
@@ -319,11 +325,6 @@ def _seeds(config: Config, store: Store, rules: UrlRules, membership: Membership
     return seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config), lost)
 
 
-def _judge(config: Config, rules: UrlRules) -> Judge:
-    move_anchor = config.redirects == "any"
-    return Judge(retries=config.retries, max_redirects=config.max_redirects, rules=rules, move_anchor=move_anchor)
-
-
 def _measure(basis: _Basis, pump: Pump, fetcher: Fetcher, parser: ParserPool | None) -> None:
     """Tell the budget how to read what the fixed accounts use."""
     robots, measure = basis.rules.robots, basis.budget.measure
@@ -388,7 +389,3 @@ def _open_robots(config: Config, hosts: HostRules, clock: Clock, bytes_max: int,
         wall=clock.wall,
         reads_all=config.sitemaps,
     )
-
-
-def _group_of(config: Config) -> Callable[[str], str | None] | None:
-    return None if config.politeness_by == "host" else domain_of
