@@ -166,7 +166,7 @@ class RobotsGate:
     def sitemaps(self, origin: str) -> tuple[str, ...] | None:
         """What an origin's robots.txt names as its sitemaps; None while nobody knows."""
         rules = self._cache.get(origin)
-        return rules.sitemaps if rules is not None and not rules.unavailable else None
+        return rules.sitemaps if rules is not None else None
 
     def cut(self, outcome: Done, origins: Sequence[str]) -> str:
         """What was not read of a robots.txt, from which the rules of these origins were learned; "" if it is whole."""
