@@ -85,7 +85,7 @@ class Visitor:
     ) -> None:
         self.on_settled: Callable[[Lease, Outcome], None] = lambda lease, outcome: None
         self._root, self._clock, self._workers = root, clock, workers
-        self._frontier, self._member = pump.frontier, pump.member
+        self._frontier, self._member, self._sifter = pump.frontier, pump.member, pump.sifter
         self._hosts, self._robots, self._exclusion = rules.hosts, rules.robots, rules.exclusion
         self._fetcher, self._judge, self._expander = fetcher, judge, expander
         self._memory, self._disk, self._network = resources
@@ -100,7 +100,7 @@ class Visitor:
         self._judge.change(retries=config.retries)
         self._expander.change(config, Scope(config, blocked=self._hosts.blocked))
         if self._exclusion.change(config):
-            self._frontier.withdraw_excluded()
+            self._sifter.begin()
             self._visits.break_off_unwanted(self._is_excluded)
 
     async def excluded_are_over(self) -> None:

@@ -57,7 +57,8 @@ class Visits:
         return True
 
     async def are_over(self, is_unwanted: Callable[[Lease], bool]) -> None:
-        """Returns when no visit like that is out."""
-        while any(map(is_unwanted, self._leases.values())):
+        """Returns when of the visits like that which are out now none is out any more."""
+        unwanted = {worker: lease for worker, lease in self._leases.items() if is_unwanted(lease)}
+        while any(self._leases.get(worker) is lease for worker, lease in unwanted.items()):
             self._one_ended.clear()
             await self._one_ended.wait()

@@ -358,20 +358,6 @@ class Frontier:
         """(outcome, reason) of a link that is wanted no more; None where nothing is excluded."""
         return self._exclusion.refuses if self._exclusion.is_set else None
 
-    def withdraw_excluded(self) -> None:
-        """What waits on the bench and is wanted no more is settled unfetched; the rest when it is claimed."""
-        exclusion = self._exclusion
-        if not exclusion.is_set:
-            return
-        for host in self.bench.names():
-            gone = self.bench.clear(host) if exclusion.blocks(host) else self.bench.withdraw(host, exclusion.refuses)
-            self.bench.leave(host)
-            if gone:
-                gone = [lease for lease in gone if lease.key or asking_host(lease.link) != host]
-                self.settle_unfetched([(lease, why) for lease in gone if (why := exclusion.refuses(lease.link))])
-                self._refill.sift(host)
-        self.deal()
-
     def undone(self, visits: Iterable[Settled], batch: OpenBatch) -> None:
         """These visits of a batch were not made, after all. The store gives leases again, robots links are asked for again."""
         for settled in visits:

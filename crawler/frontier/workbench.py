@@ -259,6 +259,11 @@ class Workbench:
         self._count_out(name, host, leases)
         return leases
 
+    def links(self, name: str) -> list[Link]:
+        """Those that wait at a host, without those for its robots rules."""
+        host = self._hosts.get(name)
+        return [lease.link for lease in host.queue] if host is not None else []
+
     def withdraw(self, name: str, is_unwanted: Callable[[Link], object]) -> list[Lease]:
         """Take those of a host's waiting leases away whose link is unwanted; robots links stay."""
         if (host := self._hosts.get(name)) is None:

@@ -11,6 +11,7 @@ from crawler.core.batch import Admitted
 from crawler.core.model import Lease, Link
 from crawler.core.urls import host_key
 from crawler.frontier.frontier import Frontier
+from crawler.frontier.handed import Exclusion as Excludes
 from crawler.frontier.handed import Handed, LinksRoom
 from crawler.frontier.memory import MemoryStore
 from crawler.frontier.pump import Pump
@@ -52,10 +53,10 @@ class Unbounded:
         return Reservation(Account("links", 0), 0)
 
 
-def handed(rests: Politeness | None = None, links_room: LinksRoom | None = None) -> Handed:
-    """Without robots.txt; nothing is excluded."""
-    exclusion = Exclusion(Config(), (), lambda origin: False)
-    return Handed(rests or politeness(), None, exclusion, links_room or Unbounded())
+def handed(rests: Politeness | None = None, links_room: LinksRoom | None = None, exclusion: Excludes | None = None) -> Handed:
+    """Without robots.txt; nothing is excluded by default."""
+    nothing = Exclusion(Config(), (), lambda origin: False)
+    return Handed(rests or politeness(), None, exclusion or nothing, links_room or Unbounded())
 
 
 class Time:

@@ -145,7 +145,6 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Outage.*": ("REMEMBERED_MAX", 10_000),
     "RulesCache.*": ("robots", 33_000),
     "RobotsGate._failures": ("FAILURES_MAX", 4096),
-    "RobotsGate._attempts": ("FAILURES_MAX", 4096),
     # parse
     "ParserPool._functions": ("fixed", FIXED),
     "ParserPool._processes": ("parsers", FIXED),

@@ -33,7 +33,14 @@ async def test_only_the_unwanted_are_broken_off_and_all_who_wait_hear_of_their_e
     visits.break_off_unwanted(lambda lease: lease.link.host in unwanted)
     assert [worker.cancelling() for worker in workers] == [1, 1, 0]
 
-    waiting = [asyncio.create_task(visits.are_over(lambda lease: lease.link.host in unwanted)) for _ in range(2)]
+    judged: list[str] = []
+
+    def is_unwanted(lease: Lease) -> bool:
+        judged.append(lease.link.host)
+        return lease.link.host in unwanted
+
+    waiting = [asyncio.create_task(visits.are_over(is_unwanted)) for _ in range(2)]
+    await asyncio.sleep(0)
     visits.ended(workers[2])
     visits.ended(workers[0])
     await asyncio.sleep(0.01)
@@ -41,6 +48,7 @@ async def test_only_the_unwanted_are_broken_off_and_all_who_wait_hear_of_their_e
     visits.ended(workers[1])
     async with asyncio.timeout(5):
         await asyncio.gather(*waiting)
+    assert judged == ["a", "b", "c"] * 2, "there may be thousands of expressions: not after each visit anew"
     for worker in workers:
         worker.cancel()
 
