@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 from prometheus_client import CollectorRegistry
 
 from crawler.core.errors import FetchError
@@ -74,6 +74,8 @@ class Control:
         app.on_shutdown.append(dashboard.close)
         for method, path, handler in (*self.routes(), *dashboard.routes()):
             app.router.add_route(method, path, handler)
+            if method == hdrs.METH_GET:
+                app.router.add_route(hdrs.METH_HEAD, path, handler)
         return app
 
     def routes(self) -> list[tuple[str, str, Handler]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, get_args
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 from msgspec import Struct
 
 from crawler.core.durable import is_there, length_of, missing, storing
@@ -160,7 +160,7 @@ class Follow:
                 request.transport.set_write_buffer_limits(PIECE_BYTES)
             await response.prepare(request)
             async with asyncio.timeout(SLOW_S) as deadline:
-                while piece:
+                while piece and request.method != hdrs.METH_HEAD:
                     await response.write(piece)
                     deadline.reschedule((deadline.when() or 0.0) + len(piece) / RATE_MIN)
                     left -= len(piece)

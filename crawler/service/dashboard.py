@@ -95,7 +95,8 @@ class Dashboard:
         response = web.StreamResponse(headers=session.HEADERS | {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
         try:
             await response.prepare(request)
-            await self._follow(response, request.headers.get("Last-Event-ID", request.query.get("version", "")))
+            if request.method != hdrs.METH_HEAD:
+                await self._follow(response, request.headers.get("Last-Event-ID", request.query.get("version", "")))
             return response
         except (StorageError, TimeoutError):
             if not response.prepared:

@@ -665,6 +665,27 @@ async def test_whatever_is_wrong_is_problem_json(tmp_path):
                 assert (status == 405) == ("Allow" in answer.headers)
 
 
+async def test_head_is_answered_where_get_is(tmp_path, site):
+    """By its head alone, and the same connection serves again."""
+    async with daemon(tmp_path) as d:
+        (url,) = site.good(1)
+        await d.ask("POST", "/v1/seeds", data=url)
+        await d.until(done=1)
+        queries = {"/v1/body": f"?url={url}", "/v1/urls": f"?url={url}", "/v1/results": "?outcome=ok"}
+        reader, writer = await asyncio.open_connection("127.0.0.1", d.port)
+        async with asyncio.timeout(30):
+            for resource in d.control.application().router.resources():
+                if not any(route.method == "GET" for route in resource):
+                    continue
+                path = resource.canonical + queries.get(resource.canonical, "")
+                writer.write(f"HEAD {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+                told = (await reader.readuntil(b"\r\n\r\n")).decode()
+                assert told.startswith("HTTP/1.1 200 "), told
+        writer.close()
+        async with d.session.head("/v1/pause") as answer:
+            assert answer.status == 405
+
+
 async def test_a_path_that_is_not_there_leaves_no_frames_to_the_collector_of_cycles(tmp_path):
     async with daemon(tmp_path) as d:
         await d.ask("GET", "/nowhere")
