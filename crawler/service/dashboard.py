@@ -58,7 +58,7 @@ class Dashboard:
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         return [
-            ("GET", "/", self.get_page),
+            ("GET", "/", self._control.follow.few_at_a_time(self.get_page)),
             ("GET", "/events", self.get_events),
             ("GET", "/why", self.get_why),
             ("GET", "/page.css", _asset("page.css", "text/css")),
