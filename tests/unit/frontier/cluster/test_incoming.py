@@ -45,7 +45,7 @@ class FailsOnce(NoFiles):
 def taking_in(driver: Driver, files: NoFiles) -> tuple[Incoming, Pump]:
     """What a member takes in, by a pump that nobody runs yet."""
     engine, clock, forever = Engine(), Clock(), asyncio.Event()
-    incoming = Incoming(driver.copy.mirror, engine, driver.copy.accused, Gauges())
+    incoming = Incoming(driver.copy.mirror, engine, driver.copy.accused, Gauges(), driver.copy.outbox)
     idle = {"run": lambda pump: forever.wait(), "deals": lambda host: True, "taken_at": lambda host: 0.0}
     member = SimpleNamespace(**idle, rewound=lambda: None, undone=incoming.undone)
     pump = Pump(
