@@ -36,8 +36,10 @@ STALE_ASK_EVERY_S: Final = 5.0
 """The name is asked for again so often meanwhile."""
 NODES_MAX: Final = 64
 """Addresses of one response that are looked at."""
-ALONE_MAX: Final = 2
-"""Names at once that are asked for alone, and by TCP if need be: of 64 KB c-ares makes up to 20 MB for a moment."""
+BY_TCP_MAX: Final = 2
+"""Names at once of which UDP brought no address, so that TCP may be tried: of 64 KB c-ares makes up to 20 MB for a moment."""
+ALONE_MAX: Final = 8
+"""Names at once that are asked for again by UDP, each alone: a thread and four descriptors."""
 ALONE_REST_S: Final = 0.05
 """After each: c-ares closes a channel, a thread and some descriptors, in one thread for all of them, which takes milliseconds."""
 
@@ -88,6 +90,7 @@ class Resolver(AbstractResolver):
         self._cache: OrderedDict[str, _Known] = OrderedDict()
         self._asked: dict[str, asyncio.Task[Entry]] = {}
         self._channels = Channels(nameservers, timeout_s)
+        self._by_tcp = asyncio.Semaphore(BY_TCP_MAX)
         self._alone = asyncio.Semaphore(ALONE_MAX)
         self._ipv6 = Ipv6()
         self.events = {"hit": 0, "miss": 0, "evicted": 0}
@@ -235,8 +238,10 @@ class Resolver(AbstractResolver):
                 await asyncio.sleep(wait_s)
             lookup = _Lookup(host, self._loop.time() + self._timeout_s)
             reason = await self._ask_for_each_kind(lookup, self._channels.shared(host))
-            if (lookup.is_empty or lookup.is_spoilt) and reason not in ("", "dns_timeout"):
-                reason = await self._ask_alone(lookup, reason)
+            if lookup.is_spoilt and reason not in ("", "dns_timeout"):
+                reason = await self._ask_alone(lookup, reason, self._alone, by_udp_alone=True)
+            if lookup.is_empty and reason not in ("", "dns_timeout"):
+                reason = await self._ask_alone(lookup, reason, self._by_tcp, by_udp_alone=False)
             return lookup.found or self._stale(host) or reason
         finally:
             self._asked.pop(host, None)
@@ -283,21 +288,21 @@ class Resolver(AbstractResolver):
             if lookup.is_kept:
                 self._last_told = lookup.host
 
-    async def _ask_alone(self, lookup: _Lookup, reason: str) -> str:
+    async def _ask_alone(self, lookup: _Lookup, reason: str, room: asyncio.Semaphore, *, by_udp_alone: bool) -> str:
         """By UDP again, and by TCP if that is truncated, through a channel of its own, which goes with what it keeps. Where
-        many wait for that, what UDP said stands: names without an address must not wait behind those that drip."""
+        many wait for that, what was said stands: names without an address must not wait behind those that drip."""
         try:
             async with asyncio.timeout_at(lookup.until - self._timeout_s / 2):
-                await self._alone.acquire()
+                await room.acquire()
         except TimeoutError:
             return reason
         try:
-            channel = self._channels.open(by_udp_alone=False)
+            channel = self._channels.open(by_udp_alone=by_udp_alone)
             reason = await self._ask_for_each_kind(lookup, channel)
             channel.cancel()
             return reason
         finally:
-            self._loop.call_later(ALONE_REST_S, self._alone.release)
+            self._loop.call_later(ALONE_REST_S, room.release)
 
 
 def _heard(task: asyncio.Task[Entry]) -> None:

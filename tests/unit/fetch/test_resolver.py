@@ -391,13 +391,13 @@ async def test_tcp_is_tried_for_a_few_names_at_once(monkeypatch) -> None:
     monkeypatch.setattr(ipv6.Ipv6, "may_lead_anywhere", lambda _: False)
     async with resolving(timeout_s=2.0) as (resolver, site):
         slow = [asyncio.create_task(reason(resolver, f"tcp-silent.n{n}.sin.test")) for n in range(20)]
-        while len(site.name_server.by_tcp) < module.ALONE_MAX and not any(task.done() for task in slow):
+        while len(site.name_server.by_tcp) < module.BY_TCP_MAX and not any(task.done() for task in slow):
             await asyncio.sleep(0.01)
         none = asyncio.create_task(reason(resolver, "empty.sin.test"))
         assert await addresses(resolver, "good.sin.test") == ["127.0.0.1"]
         said = await asyncio.gather(*slow)
         assert sorted(set(said)) == ["dns_timeout", "no_address"]
-        assert said.count("dns_timeout") == module.ALONE_MAX
+        assert said.count("dns_timeout") == module.BY_TCP_MAX
         assert await none == "no_address"
         assert await addresses(resolver, "tcp-good.sin.test") == ["127.0.0.1"], "there is room again"
     assert not resolver._asked
