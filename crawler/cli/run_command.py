@@ -53,7 +53,7 @@ def run(arguments: Sequence[str], signals: Signals | None = None) -> int:
         raise ConfigError(
             f"nothing to crawl: name URLs or a list (-i FILE), or a directory with a crawl, which {config.output} is not"
         )
-    spoken = [] if namespace.quiet else warnings(config)
+    spoken = [] if namespace.quiet else warnings(config, os.environ)
     import_aiohttp()
     crawl = partial(_crawl, config, signals, spoken, quiet=namespace.quiet, summary=namespace.json)
     return once_open(config, "run", signals, crawl, Exit.STOPPED)
