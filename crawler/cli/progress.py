@@ -32,7 +32,7 @@ _BESIDES: Final = {"robots": "robots.txt", "sitemap": "of sitemaps"}
 
 
 _REMEDIES: Final = {
-    "proxy": "the proxy took no connection, or passed the request on to nobody: see --proxy",
+    "proxy": "the proxy took no connection, asked for a password, or passed the request on to nobody: see --proxy, --proxy-file",
     "resolver_unreachable": "no name server can be reached: is this machine online? Another one: --dns",
     "certificate": "the server's certificate is not trusted: name an authority of your own by --ca-file",
 }

@@ -218,6 +218,7 @@ def test_a_failure_that_a_setting_may_be_to_blame_for_names_it(reason, option):
     end = snap(0, done=2, known=2, outcomes={"connect_error": 2}, reasons={reason: 1, "refused": 1})
     [named] = [line for line in closing_table(end, 1, directory="out", stopped_by=None).splitlines() if option in line]
     assert named.startswith(f"{reason}: ")
+    assert reason != "proxy" or "password" in named, "it is no connection that failed, where the proxy answers 407"
 
 
 def test_hosts_that_failed_before_this_run_are_not_told_as_all_there_are():
