@@ -62,9 +62,10 @@ def run(arguments: Sequence[str], signals: Signals | None = None) -> int:
 def _crawl(config: Config, signals: Signals | None, spoken: list[str], *, quiet: bool, summary: bool) -> int:
     from crawler.cli.log import log_of_run
     from crawler.cli.progress import LIVE_EVERY_S, Progress, closing_table, how_to_go_on, mode
+    from crawler.output.rows import iso
 
     shown = mode(config.progress, sys.stderr, os.environ)
-    began, again = time.monotonic(), how_to_go_on(config)
+    began, since, again = time.monotonic(), iso(time.time()), how_to_go_on(config)
     parts, why = processes_of(config, "run")
     progress = Progress(shown, sys.stderr, again)
     leaving = signals.at_last(progress.leave) if signals is not None else contextlib.nullcontext()
@@ -90,6 +91,8 @@ def _crawl(config: Config, signals: Signals | None, spoken: list[str], *, quiet:
                 begun=report.begun,
                 opened=bool(config.allow_net),
                 is_kept=config.store != "memory",
+                embeds=config.requisites,
+                since=since,
                 error=report.error,
                 again=again,
             )
