@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from crawler.cli.arguments import CommandParser
 from crawler.cli.options import add_loudness, add_settings, flags
-from crawler.cli.output import put
+from crawler.cli.output import put, say
 from crawler.cli.starting import import_aiohttp, in_a_loop, once_open, opened_for, processes_of, seed_faults
 from crawler.core.errors import ConfigError, Exit
 
@@ -97,6 +97,10 @@ def _crawl(config: Config, signals: Signals | None, spoken: list[str], *, quiet:
                 again=again,
             )
             print(table, file=sys.stderr)
+    if report.exit_code == Exit.NOTHING_FETCHED:
+        say(f"exit {report.exit_code:d}: nothing could be fetched")
+    elif report.exit_code == Exit.FAILURES:
+        say(f"exit {report.exit_code:d}: more than {config.max_failed:g} % of what was fetched failed (--max-failed)")
     if summary:
         import json
 
