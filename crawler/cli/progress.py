@@ -84,11 +84,12 @@ def closing_table(
         what = f"{end.unstored:,} full files ({amount(end.unstored_bytes)}) are not stored"
         lines.append(f"{what}: {end.store_trouble or 'there was no time'}; {again} with them")
     lines += _columns(_by_status(end))
-    if any(count for change, count in end.changes.items() if change != "new"):
-        lines += ["against the last visits", *_columns(end.changes)]
-        if any(count for change, count in end.changes.items() if change != "unchanged"):
-            counted_before = begun is not None and any(begun.changes.values())
-            which = "" if since is None or counted_before else f" --since {since}"
+    before = begun.changes if begun is not None else {}  # by a schedule they are counted over all runs
+    changes = {change: max(0, count - before.get(change, 0)) for change, count in end.changes.items()}
+    if any(count for change, count in changes.items() if change != "new"):
+        lines += [f"against the last visits{' this time' * any(before.values())}", *_columns(changes)]
+        if any(count for change, count in changes.items() if change != "unchanged"):
+            which = "" if since is None else f" --since {since}"
             lines.append(_to_list("them", directory, f"--change new,changed,gone{which}", is_kept))
     lines += _blocked(end.outcomes.get("blocked", 0), begun.outcomes.get("blocked", 0) if begun else 0, directory, opened)
     lines += [f"{reason}: {what}" for reason, what in _REMEDIES.items() if end.reasons.get(reason)]
