@@ -35,7 +35,6 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Budget._measures": ("fixed", FIXED),
     "Config.*": ("settings", FIXED),
     "HostConfig.*": ("settings", FIXED),
-    "HostRules._places": ("settings", FIXED),
     "Counts.*": ("outcomes, reasons and rules are closed sets", FIXED),
     "Counters.*": ("closed sets", FIXED),
     "FailingHosts.*": ("HOSTS_MAX of crawler.crawl.failing_hosts", 1000),
