@@ -40,9 +40,9 @@ class Sifter:
             await self.sift()
 
     async def sift(self) -> None:
-        """Once, every host that is on the bench now."""
+        """Once, every host that is on the bench now; but a drain does not wait for it."""
         for host in self._frontier.bench.names():
-            if self._exclusion.is_set and not self._wanted.is_set():
+            if self._exclusion.is_set and not (self._wanted.is_set() or self._frontier.draining):
                 gone = await self._withdraw(host)
                 self._frontier.bench.leave(host)
                 if gone:

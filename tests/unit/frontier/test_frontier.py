@@ -1070,6 +1070,20 @@ async def test_others_have_turns_while_what_waits_is_judged_anew() -> None:
     world.pump.close()
 
 
+async def test_a_drain_does_not_wait_until_all_that_waits_is_judged_anew() -> None:
+    """Each commit found more to commit: 2,000 links and 30,000 expressions made it 6 s longer."""
+    excluded = Slow("h0.test", "h1.test")
+    world = World(exclusion=excluded)
+    world.bench.put([Lease(link, b"%d" % n) for n, link in enumerate(links(4, 50))])
+    sifts = asyncio.create_task(world.pump.sifter.sift())
+    while not excluded.judged:
+        await asyncio.sleep(0)
+    world.frontier.drain()
+    await sifts
+    assert len(excluded.judged) == 50 and world.bench.waiting == 150, "of the host it was at"
+    world.pump.close()
+
+
 async def test_what_is_claimed_is_judged_in_the_engine_thread() -> None:
     """It is up to a thousand links at a time."""
     excluded = Slow("h1.test")
