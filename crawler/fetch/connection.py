@@ -30,6 +30,7 @@ from crawler.fetch.framing import content_length, head_fault, is_indented, may_b
 from crawler.fetch.tls_waste import REST_BYTES_MAX, TlsWaste, is_wasteful, received_bytes
 
 _START: Final = b"HTTP/"
+"""Of a head. The parser would take RTSP/ and ICE/ as well."""
 TLS_HELD_BYTES: Final = 64 << 10
 """While reading is paused, TLS takes no more from the kernel once it holds so much: by itself it would take 256 KiB, and then up
 to 256 KiB more."""
@@ -187,22 +188,22 @@ class Watched(ResponseHandler):
             if not self._head and data[at] in b"\r\n":  # empty lines before a head (RFC 9112 section 2.2)
                 at = size - len(data[at:].lstrip(b"\r\n"))
                 continue
+            if not _START.startswith((self._head[: len(_START)] + data[at : at + len(_START)])[: len(_START)]):
+                self._fail("malformed", "not HTTP")
+                break
             end = self._end_of_head(data, at)
             if len(self._head) + (size if end < 0 else end) - at > LONG_HEAD_BYTES and not self._has_room(exchange):
                 self._wait_for_room(data[at:], exchange)
                 return b""
-            if not _START.startswith((self._head[: len(_START)] + data[at : at + len(_START)])[: len(_START)]):
-                self._fail("malformed", "not HTTP")  # the parser would take RTSP/ and ICE/ as well
-            elif end < 0:
+            if end < 0:
                 self._head.extend(data[at:])
                 break
-            else:
-                head = bytes(self._head) + data[at:end] if self._head else data[at:end]
-                self._head.clear()
-                self._take_head(head, exchange)
-                at = end
-                if exchange.message is not None:
-                    return data[at:]
+            head = bytes(self._head) + data[at:end] if self._head else data[at:end]
+            self._head.clear()
+            self._take_head(head, exchange)
+            if exchange.message is not None:
+                return data[end:]
+            at = end
         if exchange.received > self._head_bytes_max and not self._is_over():
             self._parse(bytes(self._head), may_be_mended=False)  # the parser may know better what is wrong with it
             self._fail("header_too_large", f"a head of over {self._head_bytes_max} bytes")

@@ -178,7 +178,7 @@ def test_what_frames_is_mended_by_nothing_but_equal_lengths(words: list[bytes]) 
     if other is not None:
         assert mended(other) is None, "once is enough"
         for line in re.sub(rb"\r?\n[ \t]+", b" ", head).split(b"\n"):
-            if line.lower().startswith(b"transfer-encoding"):
+            if line.partition(b":")[0].strip().lower() == b"transfer-encoding":
                 assert line in other.split(b"\n")
         lengths = re.findall(rb"(?im)^content-length:(.*)$", head)
         assert bool(lengths) == bool(re.findall(rb"(?im)^content-length:(.*)$", other))
