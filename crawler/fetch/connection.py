@@ -77,6 +77,7 @@ class Watched(ResponseHandler):
         self._exchange: Exchange | None = None
         self._params: dict[str, Any] = {}
         self._head = bytearray()  # what has come of one
+        self._judged_bytes = 0  # of that, when it was last asked whether it can still become one
         self._held = b""  # what has come of a long head that waits for memory
         self._lost: tuple[BaseException | None] | None = None  # how the connection ended while it did: told once that is read
         self._is_granted = False  # there is memory, but the connection is being closed
@@ -141,6 +142,7 @@ class Watched(ResponseHandler):
         exchange.begin(self.ip, tls=self.is_tls, unasked=self._dirty)
         self._exchange = exchange
         self._head.clear()
+        self._judged_bytes = 0
         self._held = b""
         self._left = _UNKNOWN
         self._chunks = None
@@ -197,6 +199,8 @@ class Watched(ResponseHandler):
                 return b""
             if end < 0:
                 self._head.extend(data[at:])
+                if len(self._head) >= 2 * self._judged_bytes:  # linear, in however small pieces it comes
+                    self._judge()
                 break
             head = bytes(self._head) + data[at:end] if self._head else data[at:end]
             self._head.clear()
@@ -205,7 +209,7 @@ class Watched(ResponseHandler):
                 return data[end:]
             at = end
         if exchange.received > self._head_bytes_max and not self._is_over():
-            self._parse(bytes(self._head), may_be_mended=False)  # the parser may know better what is wrong with it
+            self._judge()  # it may be known better what is wrong with it
             self._fail("header_too_large", f"a head of over {self._head_bytes_max} bytes")
         return b""
 
@@ -248,6 +252,14 @@ class Watched(ResponseHandler):
             self._fail(reason, detail)
             return None
         return messages[0] if len(messages) == 1 and not messages[0][1].total_bytes else None
+
+    def _judge(self, *, is_all: bool = False) -> None:
+        """Fail if what has come of a head cannot become one, whatever follows: a server that sends no more, or a flood, is
+        not waited for. Of its last line only if that ``is_all`` there will be: the next may go on with it."""
+        self._judged_bytes = len(self._head)
+        end = self._head.rfind(b"\n", 0, None if is_all else -1) + 1
+        self._parse(bytes(self._head[:end]) + b"\r\n" if end else bytes(self._head), may_be_mended=True)
+        self._renew_parser()
 
     def _renew_parser(self) -> None:
         super().set_response_params(**self._params)
@@ -364,7 +376,10 @@ class Watched(ResponseHandler):
         if exchange is not None:
             exchange.lost = True
             exchange.our_errno = our_errno(exc)
-            if exchange.message is not None:
+            if exchange.message is None:
+                if self._head and exchange.ending is None:
+                    self._judge(is_all=True)
+            else:
                 if exchange.ending is None and payload is not None and not payload.is_eof():
                     exchange.ending = self._cut(exchange, exc)
                 self._end_payload()
