@@ -60,7 +60,7 @@ def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
 
     import_aiohttp()
     ports: list[int] = []
-    spoken = warnings(config)
+    spoken = warnings(config, os.environ)
 
     def crawl() -> int:
         parts, why = processes_of(config, "serve")

@@ -32,15 +32,18 @@ class HostRules:
 
     def table(self, origin: str) -> HostConfig | None:
         """The ``[[host]]`` table for an origin (or a host key), None if there is none."""
-        return self._table(origin) if self._table is not None else None
+        find = self._table  # once: the engine thread asks as well, and the settings may change meanwhile
+        return find(origin) if find is not None else None
 
     def delay(self, host: str) -> float:
         """Rest after a visit, seconds. http and https of a host share it: the longer one that their tables set."""
-        return self._config.delay if self._pace is None else self._pace(host)[0]
+        pace = self._pace
+        return self._config.delay if pace is None else pace(host)[0]
 
     def per_host(self, host: str) -> int:
         """Visits at a time: of http and https together, the fewer that their tables set."""
-        return self._config.per_host if self._pace is None else self._pace(host)[1]
+        pace = self._pace
+        return self._config.per_host if pace is None else pace(host)[1]
 
     def obeys_robots(self, origin: str) -> bool:
         table = self._table(origin) if self._table is not None else None

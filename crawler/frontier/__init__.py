@@ -3,6 +3,7 @@
 frontier      deals leases to workers, and settles their visits into the open batch (batch), by what it is handed (handed)
 workbench     the hosts in memory and which is next; bench_host, bench_groups
 refill        what the bench is short of, fetched from the store
+sifter        what waits on the bench and is wanted no more
 pump          drives refills and commits; committer has the two threads
 store         the contract of a store: memory (memory_queues) and rocksdb/ keep it, with a bounded cache
 admission     which links of a batch are new; bundle packs those of one host

@@ -28,6 +28,7 @@ from crawler.frontier.host_state import CRASHES_MAX
 from crawler.frontier.in_flight import InFlight
 from crawler.frontier.refill import CLAIM_LINKS_PER_HOST, Got, Refill
 from crawler.frontier.selection import Selection, Step
+from crawler.frontier.sifter import Sifter
 from crawler.frontier.store import Store
 from crawler.frontier.suspects import suspect_key
 from crawler.frontier.workbench import Workbench
@@ -99,6 +100,7 @@ class Pump:
             on_unfetched=on_unfetched,
         )
         self.holdings: Final = Holdings(self.frontier, self._batches)
+        self.sifter: Final = Sifter(self.frontier, self._refill, self._batches, handed.exclusion)
         if member is not None:
             self.frontier.deals = member.deals
         self.frontier.counts = store.stats()
@@ -158,7 +160,11 @@ class Pump:
 
     async def remove(self, which: Selection) -> int:
         """Forget settled URLs; how many. As ``revive``."""
-        return await self._step_by_step(self._store.remove_some, which)
+        try:
+            return await self._step_by_step(self._store.remove_some, which)
+        finally:  # some may be, also where it has failed
+            if self.member is not None:
+                self.member.has_forgotten()
 
     async def _step_by_step(self, some: Callable[[Selection, bytes], Step], which: Selection, *, revives: bool = False) -> int:
         """What ``which`` means, in short steps between the pump's own calls; how many URLs. ``revives``: their hosts as well."""
@@ -213,13 +219,14 @@ class Pump:
                 tasks.create_task(self._commit_loop(), name="commit"),
                 tasks.create_task(self._refill_loop(), name="refill"),
             ]
-            others = [tasks.create_task(self.member.run(self), name="member")] if self.member is not None else []
+            others = [tasks.create_task(self.sifter.run(), name="sift")]
+            if self.member is not None:
+                others.append(tasks.create_task(self.member.run(self), name="member"))
             if self._in_flight is not None:
                 others.append(tasks.create_task(self._beat_loop(self._in_flight), name="heartbeat"))
             if self.intake is not None:
                 others.append(tasks.create_task(self.intake.run(self), name="exchange"))
-            if others:
-                await asyncio.wait(loops)
+            await asyncio.wait(loops)
             for task in others:
                 task.cancel()
 
@@ -368,7 +375,7 @@ class Pump:
 
     async def _refill_once(self) -> None:
         try:
-            got = await self._refill.get(max(1, self.frontier.room))
+            got = await self._refill.get(max(1, self.frontier.room), self.frontier.refusing())
         except StorageError as error:
             self.failed(error)
             return
@@ -402,7 +409,6 @@ class Pump:
         after all: the store has more of the host than there is room for here. 3. They come onto the bench."""
         down: list[tuple[Lease, tuple[str, str]]] = []
         up: list[Lease] = []
-        excluded = self.frontier.refusing()
         room = {host: max(0, CLAIM_LINKS_PER_HOST - self.frontier.bench.waiting_at(host)) for host in got.sifted}
         for lease in got.leases:
             host = lease.link.host
@@ -410,7 +416,7 @@ class Pump:
                 self._refill.give_back(lease)
                 continue
             why = lease.down or self._batches.given_up(host) or self.frontier.denial(lease.link)
-            if why is None and excluded is not None and (why := excluded(lease.link)) is not None:
+            if why is None and (why := got.excluded.get(lease.key)) is not None:
                 self._refill.sift(host)
             if why is not None:
                 down.append((lease, why))

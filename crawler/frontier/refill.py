@@ -47,6 +47,9 @@ REFILL_EVERY_S: Final = 1.0
 REFILL_S_MIN: Final = 0.005
 
 
+Refuses = Callable[[Link], tuple[str, str] | None]
+
+
 class Got(Struct, frozen=True):
     """What a trip brought: leases, and for each host that waits for robots rules a link of it and the record kept."""
 
@@ -57,6 +60,8 @@ class Got(Struct, frozen=True):
     """Hosts whose links were wanted to be settled unfetched."""
     sifted: set[str]
     """Hosts whose next links were wanted to settle the excluded ones among them."""
+    excluded: dict[bytes, tuple[str, str]]
+    """(outcome, reason) of those leases, by key, whose link is wanted no more."""
 
 
 class Refill:
@@ -180,8 +185,9 @@ class Refill:
             pass
         self.wanted.clear()
 
-    async def get(self, rules_max: int) -> Got | None:
-        """One trip, with the robots records of so many hosts; None if the store was rewound meanwhile. Raises StorageError."""
+    async def get(self, rules_max: int, refuses: Refuses | None = None) -> Got | None:
+        """One trip, with the robots records of so many hosts; None if the store was rewound meanwhile. ``refuses(link)`` tells
+        (outcome, reason) of one that is wanted no more. Raises StorageError."""
         # 1. what is wanted, all of it or as much as one trip brings
         epoch = self._epoch
         low, self._low = self._low, {}
@@ -213,7 +219,9 @@ class Refill:
         # 3. the trip; what it did not bring is wanted as before
         origins = [origin(link.url) for link in robots_wanted.values()]
         try:
-            leases, records, crashes = await self._committer.on_engine(self._trip, hosts, low, returned, origins)
+            leases, excluded, records, crashes = await self._committer.on_engine(
+                self._trip, hosts, low, returned, origins, refuses
+            )
         except StorageError:
             self._want_again(robots_wanted, robots_queued, emptied, sifted)
             raise
@@ -224,7 +232,7 @@ class Refill:
             _shuffle_hosts(leases)
         asked = {host: more for host, more in low.items() if host not in emptied and host not in sifted}
         self._learn(leases, asked, hosts)
-        return Got(leases, list(zip(robots_wanted.values(), records, crashes, strict=True)), emptied, sifted)
+        return Got(leases, list(zip(robots_wanted.values(), records, crashes, strict=True)), emptied, sifted, excluded)
 
     def _want_again(
         self, robots_wanted: dict[str, Link], robots_queued: set[str], emptied: Iterable[str], sifted: Iterable[str]
@@ -239,18 +247,20 @@ class Refill:
         self.wanted.set()
 
     def _trip(
-        self, hosts: int, low: dict[str, int], returned: list[Lease], origins: list[str]
-    ) -> tuple[list[Lease], list[bytes | None], list[int]]:
+        self, hosts: int, low: dict[str, int], returned: list[Lease], origins: list[str], refuses: Refuses | None
+    ) -> tuple[list[Lease], dict[bytes, tuple[str, str]], list[bytes | None], list[int]]:
+        """In the engine thread: a thousand links, each judged by every expression, would keep the loop from all else."""
         self._store.give_back(returned)
         now = self._clock()
         leases = self._store.claim(hosts, CLAIM_LINKS_PER_HOST, now, low)
         due = self._store.next_due()
         self._due = due if hosts else None  # a full bench says itself when it has room
         self.others_wait = hosts < CLAIM_HOSTS_MAX and due is not None and due <= now
+        excluded = {lease.key: why for lease in leases if (why := refuses(lease.link))} if refuses is not None else {}
         if not origins:
-            return leases, [], []
+            return leases, excluded, [], []
         suspects = self._store.suspects()
-        return leases, self._store.robots(origins), [suspects.get(robots_key(of), 0) for of in origins]
+        return leases, excluded, self._store.robots(origins), [suspects.get(robots_key(of), 0) for of in origins]
 
     def _learn(self, leases: list[Lease], low: dict[str, int], hosts: int) -> None:
         got: dict[str, int] = {}

@@ -259,6 +259,11 @@ class Workbench:
         self._count_out(name, host, leases)
         return leases
 
+    def links(self, name: str) -> list[Link]:
+        """Those that wait at a host, without those for its robots rules."""
+        host = self._hosts.get(name)
+        return [lease.link for lease in host.queue] if host is not None else []
+
     def withdraw(self, name: str, is_unwanted: Callable[[Link], object]) -> list[Lease]:
         """Take those of a host's waiting leases away whose link is unwanted; robots links stay."""
         if (host := self._hosts.get(name)) is None:
@@ -386,10 +391,6 @@ class Workbench:
             elif host.due > now:
                 resting += 1
         return resting, len(self._hosts) - resting - out, out
-
-    def longest(self) -> tuple[str, int] | None:
-        """The host with most links on the bench."""
-        return max(((name, len(host.queue)) for name, host in self._hosts.items()), key=lambda pair: pair[1], default=None)
 
     # -- inside ---------------------------------------------------------------------------------------------------
 

@@ -28,15 +28,16 @@ class Exclusion:
     def __init__(self, config: Config, begun: Sequence[str], blocks: Callable[[str], bool]) -> None:
         self._begun = frozenset(begun)
         self._blocks = blocks
+        self._settings: object = None
         self.change(config)
 
     def change(self, config: Config) -> bool:
         """From now on these settings; whether anything is excluded that may not have been before."""
-        before = getattr(self, "_settings", None)
+        before = self._settings
         self._settings = (config.include, config.exclude, tuple((table.match, table.block) for table in config.host))
-        self._exclude = [
-            (search, pattern in self._begun) for search, pattern in zip(searches(config.exclude), config.exclude, strict=True)
-        ]
+        self._exclude = searches(config.exclude)
+        later = zip(self._exclude, config.exclude, strict=True)
+        self._exclude_listed = [search for search, pattern in later if pattern not in self._begun]
         self._include = searches(config.include)
         self._any_blocked = any(table.block for table in config.host)
         self.is_set = bool(self._exclude or self._include or self._any_blocked)
@@ -58,7 +59,7 @@ class Exclusion:
         kind, url = link.kind, link.url
         if kind == "robots":
             return None
-        if any(search(url) and not (is_begun and kind == "seed") for search, is_begun in self._exclude):
+        if any(search(url) for search in (self._exclude if kind != "seed" else self._exclude_listed)):
             return EXCLUDED
         is_found = kind == "link" or (kind == "redirect" and link.anchor is not None)
         if is_found and self._include and not any(search(url) for search in self._include):

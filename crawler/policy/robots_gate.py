@@ -31,13 +31,13 @@ FAILURE_S_MAX: Final = 300.0
 FAILURES_MAX: Final = 4096
 """Origins of which that is remembered; the others are asked for again sooner."""
 FAILURE_BYTES: Final = 400
-"""What each of them takes in memory, about."""
+"""What each of them takes in memory, about. Attempts have as much as failures, a byte each."""
 FAILURES_SHARE: Final = 4
 """Of the memory for rules, one in so many bytes at most is for failures."""
 
 
 def divided(bytes_max: int) -> tuple[int, int]:
-    """(bytes of the cache, failures that are remembered) of so much memory: both by how they ended, and by their attempts."""
+    """(bytes of the cache, failures that are remembered) of so much memory: attempts take as much as these."""
     failures_max = min(FAILURES_MAX, bytes_max // FAILURES_SHARE // (2 * FAILURE_BYTES))
     return bytes_max - 2 * FAILURE_BYTES * failures_max, failures_max
 
@@ -69,8 +69,8 @@ class RobotsGate:
         self._wall = wall
         self._reads_all = reads_all
         self._failures: OrderedDict[str, tuple[float, Failure]] = OrderedDict()  # origin → wall time, how it ended
-        self._attempts: OrderedDict[str, int] = OrderedDict()
-        """Origin → visits for its rules that have failed and are made again: the host may have left the bench meanwhile."""
+        self._attempts = _Attempts(max(1, failures_max * FAILURE_BYTES))
+        """Visits for rules that have failed and are made again: the host may have left the bench meanwhile."""
 
     def change(self, *, crawl_delay_cap_s: float) -> None:
         self._crawl_delay_cap_s = crawl_delay_cap_s
@@ -94,7 +94,7 @@ class RobotsGate:
         """The robots link of a link's origin."""
         origin = urls.origin(link.url)
         home = link.anchor or link.url
-        attempt = 1 + self._attempts.get(origin, 0)
+        attempt = 1 + self._attempts.of(origin)
         return Link(
             f"{origin}/robots.txt", link.host, "robots", priority=PRIORITY_ROBOTS, via=home, anchor=origin, attempt=attempt
         )
@@ -122,10 +122,10 @@ class RobotsGate:
         if host is None:
             self._failures.clear()
             self._attempts.clear()
-        elif self._failures or self._attempts:
+        elif self._failures or self._attempts.any:
             for origin in (f"http://{host}", f"https://{host}"):
                 self._failures.pop(origin, None)
-                self._attempts.pop(origin, None)
+                self._attempts.set(origin, 0)
 
     def failed(self, origin: str) -> Failure | None:
         """How the visit for an origin's rules has failed lately."""
@@ -157,7 +157,7 @@ class RobotsGate:
 
     def memory_used(self) -> int:
         """Bytes held by the cache of rules and the failures that are remembered."""
-        return self._cache.memory_bytes + (len(self._failures) + len(self._attempts)) * FAILURE_BYTES
+        return self._cache.memory_bytes + len(self._failures) * FAILURE_BYTES + self._attempts.memory_bytes
 
     def forget(self) -> None:
         """Empty the cache; the store keeps the records."""
@@ -166,7 +166,7 @@ class RobotsGate:
     def sitemaps(self, origin: str) -> tuple[str, ...] | None:
         """What an origin's robots.txt names as its sitemaps; None while nobody knows."""
         rules = self._cache.get(origin)
-        return rules.sitemaps if rules is not None and not rules.unavailable else None
+        return rules.sitemaps if rules is not None else None
 
     def cut(self, outcome: Done, origins: Sequence[str]) -> str:
         """What was not read of a robots.txt, from which the rules of these origins were learned; "" if it is whole."""
@@ -188,10 +188,7 @@ class RobotsGate:
         Where that origin was redirected to the robots.txt of another, the other's rules are known, too; those of any other page
         count for whoever is redirected to it, so that a page to which many hosts lead is not visited for each."""
         if isinstance(outcome, Retry) and link.anchor is not None:
-            self._attempts[link.anchor] = link.attempt
-            self._attempts.move_to_end(link.anchor)
-            if len(self._attempts) > self._failures_max:
-                self._attempts.popitem(last=False)
+            self._attempts.set(link.anchor, link.attempt)
         if isinstance(outcome, Retry | Unvisited) or link.anchor is None:
             return []
         own, onward = urls.origin(link.url), link
@@ -218,7 +215,7 @@ class RobotsGate:
         return origins
 
     def _keep(self, origin: str, rules: robots_rules.RobotsRules | Failure) -> bytes | None:
-        self._attempts.pop(origin, None)
+        self._attempts.set(origin, 0)
         if isinstance(rules, robots_rules.RobotsRules):
             self._failures.pop(origin, None)
             record = rules.to_bytes()
@@ -258,6 +255,33 @@ class RobotsGate:
             return failure
         rules = self._cache.get(origin if is_robots_txt else link.url)
         return rules if rules is not None and rules.fresh(self._wall(), self._name) else None
+
+
+class _Attempts:
+    """How often in a row the rules of each origin were asked for in vain, in one byte of ``size``. Two origins may share one, and
+    their attempts: of 100,000 that fail at a time one in ten or so is asked for less often. To forget some instead, as a cache
+    does, would forget all of them by turns, and ask for ever."""
+
+    def __init__(self, size: int) -> None:
+        self._counts = bytearray(size)
+        self.any = 0
+        """How many of these bytes are not 0."""
+
+    @property
+    def memory_bytes(self) -> int:
+        return len(self._counts)
+
+    def of(self, origin: str) -> int:
+        return self._counts[hash(origin) % len(self._counts)]
+
+    def set(self, origin: str, attempts: int) -> None:
+        place = hash(origin) % len(self._counts)
+        self.any += (attempts > 0) - (self._counts[place] > 0)
+        self._counts[place] = min(attempts, 255)
+
+    def clear(self) -> None:
+        self._counts = bytearray(len(self._counts))
+        self.any = 0
 
 
 def _before_tail(page: Page) -> bytes | None:

@@ -10,13 +10,13 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from heapq import nlargest
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from crawler.config.sections import Config
 from crawler.core.batch import Admitted
-from crawler.core.model import Known, Link, Mark, Ref
+from crawler.core.model import Known, Link, LinkKind, Mark, Ref
 from crawler.core.snapshot import Pause, Snapshot
-from crawler.core.urls import host_key, parse
+from crawler.core.urls import host_key, origin, parse
 from crawler.crawl import Crawl, Readings
 from crawler.crawl.checkpoints import take
 from crawler.crawl.explain import explain
@@ -29,7 +29,11 @@ from crawler.output import row_at
 from crawler.output.archive import is_gone
 from crawler.output.checkpoint import Copied
 from crawler.output.file_names import folder_of
+from crawler.policy.robots_rules import RobotsRules
 from crawler.service.health import History
+
+if TYPE_CHECKING:
+    from crawler.policy.robots_gate import RobotsGate
 
 HOSTS_MAX: Final = 1000
 Sort = Literal["waiting", "backoff", "errors"]
@@ -134,6 +138,15 @@ class Vital(Protocol):
         """Where the memory is, for people."""
 
 
+def kind_of(explanation: Mapping[str, Any]) -> LinkKind:
+    """As what kind of link a URL is excluded, or not. Nobody knows of what waits in the store how it came there: it may have been
+    listed, and what is listed is excluded by less."""
+    if explanation["state"] in ("waiting", "retrying"):
+        return "seed"
+    kind: LinkKind = explanation["record"]["kind"] if "record" in explanation else "link"
+    return kind
+
+
 class Direct:
     """``on_change`` is told of settings that have changed."""
 
@@ -201,27 +214,36 @@ class Direct:
         explanation = await crawl.pump.ask(explained, crawl.root, crawl.store, given, via)
         if place := explanation.get("record", {}).get("row"):
             explanation["row"] = await asyncio.to_thread(row_at, crawl.root, Ref(**place))
-        return explanation | self.prospects(url)
+        return explanation | await self.prospects(url, kind_of(explanation))
 
-    def prospects(self, url: str) -> dict[str, Any]:
-        """What stands between a URL and a visit: its host's rest, and its robots rules as far as they are at hand."""
+    async def prospects(self, url: str, kind: LinkKind) -> dict[str, Any]:
+        """What stands between a URL and a visit: its host's rest, its robots rules, and what is excluded."""
         crawl, host = self._crawl, parse(url).host
         view = next((view for view in crawl.frontier.bench.hosts() if view.host == host), None)
         prospects: dict[str, Any] = {"host": host, "in_flight": crawl.frontier.is_out(url), "robots": None, "host_due_in": None}
-        if crawl.exclusion.refuses(Link(url, host, "link")) is not None:
+        link = next((link for link in crawl.frontier.bench.links(host) if link.url == url), Link(url, host, kind))
+        if crawl.exclusion.refuses(link) is not None:
             prospects["excluded"] = True
         if (member := crawl.pump.member) is not None:
             lessee = member.lessee(host_key(url))
             prospects["leased_by"] = None if lessee is None else lessee.told()
         if view is not None:
             prospects["host_due_in"] = round(max(0.0, view.due - crawl.clock.now()), 3)
-        if crawl.robots is not None:
-            try:
-                refused = crawl.robots.refuses(Link(url, host))
-                prospects["robots"] = "allowed" if refused is None else refused[1]
-            except KeyError:
-                prospects["robots"] = "not asked yet"
+        if crawl.robots is not None and crawl.hosts.obeys_robots(origin(url)):
+            prospects["robots"] = await self._robots_say(crawl.robots, link)
         return prospects
+
+    async def _robots_say(self, robots: RobotsGate, link: Link) -> str:
+        """By the rules that are at hand, or as they were kept."""
+        try:
+            refused = robots.refuses(link)
+        except KeyError:
+            (record,) = await self._crawl.pump.ask(self._crawl.store.robots, [origin(link.url)])
+            rules = RobotsRules.from_bytes(record) if record is not None else None
+            if rules is None or rules.unavailable:
+                return "not asked yet"
+            return "allowed" if rules.allows(link.url) else "rule"
+        return "allowed" if refused is None else refused[1]
 
     def leases(self, host: str) -> bool:
         """Whether this process is the one that decides about this host's URLs."""

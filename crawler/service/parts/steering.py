@@ -34,7 +34,7 @@ from crawler.service.parts.channel import Gone
 from crawler.service.parts.crew import Crew
 from crawler.service.parts.opening import Opened
 from crawler.service.parts.seeding import encode_admitted
-from crawler.service.steered import Failure, Host, Sort
+from crawler.service.steered import Failure, Host, Sort, kind_of
 
 ADMITTED_AT_ONCE_MAX: Final = 8
 """Chunks of seeds on their way to the first part."""
@@ -110,7 +110,7 @@ class SteeredParts:
         if explanation["state"] == "unknown" and not self._is_node:
             await self._delivered(await self._owner(host_key(url)))
             explanation = await self._read(read)
-        prospects: dict[str, Any] = await self._ask_owner(url, "prospects", url)
+        prospects: dict[str, Any] = await self._ask_owner(url, "prospects", url, kind_of(explanation))
         return explanation | prospects
 
     async def _read(self, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from msgspec.structs import replace
-from support.frontiers import politeness
+from support.frontiers import handed, politeness
 
 from crawler.core.batch import Admitted, HostRest, Prepared, Settled
 from crawler.core.clock import Clock
@@ -21,7 +21,7 @@ from crawler.core.model import Done, Dropped, Known, Lease, Link, Retry, Unvisit
 from crawler.core.page import Body, Page, Timings
 from crawler.core.snapshot import Limiter, Pause
 from crawler.frontier.batch import OUTCOMES_MAX, OpenBatch
-from crawler.frontier.handed import Handed, LinksRoom
+from crawler.frontier.handed import Exclusion, LinksRoom
 from crawler.frontier.in_flight import InFlight, _suspects
 from crawler.frontier.memory import MemoryStore
 from crawler.frontier.pump import Pump
@@ -84,6 +84,7 @@ class World:
         links_room: LinksRoom | None = None,
         in_flight: InFlight | None = None,
         group_of: Callable[[str], str | None] | None = None,
+        exclusion: Exclusion | None = None,
     ) -> None:
         self.clock = Clock()
         self.store = MemoryStore(Limits())
@@ -93,9 +94,10 @@ class World:
         self.pump = Pump(
             self.store,
             self.bench,
-            Handed(
+            handed(
                 politeness(delay, jitter=random.Random(1).random, backoff_max_s=0.05, host_failures=failures),
-                links_room=links_room,
+                links_room,
+                exclusion,
             ),
             self.files,
             clock=self.clock.now,
@@ -390,16 +392,15 @@ async def test_a_rest_that_is_not_committed_yet_stays_on_the_bench():
 
 
 def test_what_the_pages_of_a_failed_batch_left_out_is_counted_once(tmp_path):
-    """They are visited again; what was left out besides is owed."""
+    """They are visited again."""
     link = Link("http://a.test/", "a.test")
     visit = Settled(Lease(link, b""), Done(empty_page(link.url, tmp_path), "ok", refused={"nofollow": 2, "scope": 1}))
     failed, later = OpenBatch(), OpenBatch()
-    failed.refuse({"scope": 5})
     failed.settle(visit, None)
-    assert failed.closed(0.0, 0.0).refused == {"scope": 6, "nofollow": 2}
+    assert failed.closed(0.0, 0.0).refused == {"scope": 1, "nofollow": 2}
     later.prepend(failed)
     later.settle(visit, None)
-    assert later.closed(0.0, 0.0).refused == {"scope": 6, "nofollow": 2}
+    assert later.closed(0.0, 0.0).refused == {"scope": 1, "nofollow": 2}
 
 
 async def test_rules_are_read_for_no_more_hosts_than_can_be_dealt() -> None:
@@ -992,25 +993,23 @@ class Blocked:
 
 
 async def test_blocked_hosts_that_wait_for_rules_leave_the_bench():
-    world = World()
-    world.frontier._exclusion = Blocked("h0.test")
+    world = World(exclusion=Blocked("h0.test"))
     (link,) = links(1, 1)
     world.bench.put([Lease(link, b"1")])
     world.bench.hold_for_robots(link.host, True)
     assert world.bench.take(world.clock.now()) is None
-    world.frontier.withdraw_excluded()
+    await world.pump.sifter.sift()
     assert is_empty(world.bench)
     world.pump.close()
 
 
 async def test_a_blocked_host_leaves_the_bench_though_its_rules_come_before_its_turn():
     """It was due, and nobody had looked at it yet: it kept its place for ever."""
-    world = World()
-    world.frontier._exclusion = Blocked("h1.test")
+    world = World(exclusion=Blocked("h1.test"))
     world.bench.put([Lease(link, b"%d" % n) for n, link in enumerate(links(2, 1))])
     lease = await world.frontier.take()
     assert lease is not None and lease.link.host == "h0.test"
-    world.frontier.withdraw_excluded()
+    await world.pump.sifter.sift()
     world.bench.hold_for_robots("h1.test", False)
     world.frontier.settle(lease, Unvisited())
     assert is_empty(world.bench)
@@ -1019,9 +1018,8 @@ async def test_a_blocked_host_leaves_the_bench_though_its_rules_come_before_its_
 
 async def test_hosts_are_blocked_though_one_of_them_leaves_the_bench_meanwhile():
     """What waits for the rules of the first is settled, and so there is dealing: the second has nothing to deal, and goes."""
-    world = World()
+    world = World(exclusion=Blocked("h0.test", "h1.test"))
     Robots(world, None)
-    world.frontier._exclusion = Blocked("h0.test", "h1.test")
     asks = asyncio.create_task(world.frontier.take())
     await asyncio.sleep(0)
     onward = Link("http://h0.test/robots.txt", "h0.test", "robots", hops=1, anchor="http://h2.test")
@@ -1029,9 +1027,65 @@ async def test_hosts_are_blocked_though_one_of_them_leaves_the_bench_meanwhile()
     world.bench.put([Lease(onward, b"1", now + 60.0), Lease(Link("http://h1.test/", "h1.test"), b"2")])
     world.bench.release(world.bench.take(now), HostRest(now + 1.0))
     world.bench.forget("h1.test", now, now)  # its rest is spent here
-    world.frontier.withdraw_excluded()
+    await world.pump.sifter.sift()
     assert world.bench.names() == ["h0.test"] and not world.bench.waiting
     asks.cancel()
+    world.pump.close()
+
+
+class Slow(Blocked):
+    """Many expressions: each link takes a while. ``judged`` are the threads that links were judged in."""
+
+    def __init__(self, *hosts: str) -> None:
+        super().__init__(*hosts)
+        self.judged: list[int] = []
+
+    def refuses(self, link: Link) -> tuple[str, str] | None:
+        self.judged.append(threading.get_ident())
+        time.sleep(0.001)
+        return ("skipped", "excluded") if link.host in self.hosts else None
+
+    def blocks(self, host: str) -> bool:
+        return False
+
+
+async def test_others_have_turns_while_what_waits_is_judged_anew() -> None:
+    """With 10,000 expressions the loop stood still for 14 s, and with 30,000 the watchdog ended the process."""
+    excluded = Slow("h0.test", "h1.test")
+    world = World(exclusion=excluded)
+    world.bench.put([Lease(link, b"%d" % n) for n, link in enumerate(links(4, 50))])
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    other = asyncio.create_task(others())
+    await world.pump.sifter.sift()
+    other.cancel()
+    assert world.bench.waiting == 100 and len(excluded.judged) == 200
+    assert turns >= 10
+    world.pump.close()
+
+
+async def test_what_is_claimed_is_judged_in_the_engine_thread() -> None:
+    """It is up to a thousand links at a time."""
+    excluded = Slow("h1.test")
+    world = World(exclusion=excluded, per_host=3)
+    running = asyncio.create_task(world.pump.run(world.recover))
+    await (await world.frontier.admit(Admitted(tuple(links(2, 3)))))
+    taken = [await world.take() for _ in range(3)]
+    assert {lease.link.host for lease in taken} == {"h0.test"}
+    assert excluded.judged and threading.get_ident() not in excluded.judged
+    for lease in taken:
+        world.frontier.settle(lease, Dropped("skipped", "mime"))
+    while world.frontier.counts.done < 6:
+        await asyncio.sleep(0)
+    world.frontier.drain()
+    world.pump.end()
+    await running
     world.pump.close()
 
 
@@ -1264,8 +1318,8 @@ def test_hosts_of_a_member_that_has_made_no_commit_count_as_visited_when_it_bega
     """It may have been killed before its first one, and have had slots and visits out."""
     world = World()
     member = SimpleNamespace(deals=lambda host: True, taken_at=lambda host: 0.0)
-    handed, clock = Handed(politeness(0.0)), world.clock
-    pump = Pump(world.store, world.bench, handed, world.files, clock=clock.now, wall=clock.wall, links_max=9, member=member)
+    clock = world.clock
+    pump = Pump(world.store, world.bench, handed(), world.files, clock=clock.now, wall=clock.wall, links_max=9, member=member)
     assert pump.taken_at("h0.test") == pump.committed_at
     pump.close()
     world.pump.close()
@@ -1299,7 +1353,7 @@ async def test_a_crawl_delay_holds_for_a_host_that_was_taken_over(is_at_hand):
     (link,) = links(1, 1)
     if is_at_hand:
         robots.gate.load("http://h0.test", record)
-    world.pump._take_in(Got([Lease(link, b"1", taken_at)], [], set(), set()))
+    world.pump._take_in(Got([Lease(link, b"1", taken_at)], [], set(), set(), {}))
     if not is_at_hand:
         world.pump._take_in_robots(robots.gate, link, record, 0)
     assert world.bench.state(link.host).due == taken_at + 1, "the cap of the gate"

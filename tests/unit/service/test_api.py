@@ -8,14 +8,14 @@ import gzip
 import logging
 import socket
 import threading
-from pathlib import Path
 
 import orjson
 import pytest
 import yaml
 from openapi_spec_validator import validate
-from support.daemons import daemon
+from support.daemons import OPENAPI, daemon
 from support.sinful import Site, head, once, running, stay
+from support.webs import Answer, Web, page
 
 from crawler.core.batch import Admitted
 from crawler.core.errors import StorageError
@@ -23,10 +23,7 @@ from crawler.core.model import Link, Mark
 from crawler.frontier.batch import LINKS_MAX, OpenBatch
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import MARK, POSITION, file_name
-from crawler.service import api as api_module
 from crawler.service import api_seeds, api_streams
-
-OPENAPI = yaml.safe_load((Path(api_module.__file__).parent / "openapi.yaml").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +57,7 @@ async def test_the_routes_are_those_of_the_description(tmp_path):
 
 async def test_the_description_is_served(tmp_path):
     async with daemon(tmp_path) as d, d.session.get("/v1/openapi.yaml") as answer:
-        assert yaml.safe_load(await answer.text()) == OPENAPI
+        assert yaml.load(await answer.text(), yaml.CSafeLoader) == OPENAPI
 
 
 # -- seeds ------------------------------------------------------------------------------------------------------------
@@ -332,6 +329,36 @@ async def test_why_a_url_is_where_it_is(tmp_path, site):
         _, hosts = await d.ask("GET", "/v1/hosts", params={"sort": "waiting", "limit": "1"})
         assert [(host["host"], host["waiting"]) for host in hosts["hosts"]] == [("waits.test", 1)]
         assert (await d.ask("GET", "/v1/hosts?sort=size"))[0] == (await d.ask("GET", "/v1/hosts?limit=-1"))[0] == 400
+
+
+async def test_what_stands_between_a_url_and_its_visit_is_told_as_it_is(tmp_path):
+    """Rules that were asked for by an earlier process were said not to have been; those that are not obeyed to allow it; and a
+    line that is visited all the same to be excluded."""
+    web = Web({"127.0.0.1": {"/": page(), "/robots.txt": Answer(body=b"User-agent: *\nDisallow: /no", mime="text/plain")}})
+    with web.running():
+        listed, denied = web.url("127.0.0.1"), web.url("127.0.0.1", "/no")
+        settings = {"exclude": ["127.0.0.1"], "robots": True}
+
+        async def told(d, url):
+            _, why = await d.ask("GET", "/v1/urls", params={"url": url})
+            return why["state"], why["robots"], why.get("excluded", False)
+
+        async with daemon(tmp_path / "d", **settings) as d:
+            await d.ask("POST", "/v1/pause")
+            await d.ask("POST", "/v1/seeds", data=listed.encode())
+            assert await told(d, listed) == ("waiting", "not asked yet", False)
+            await d.ask("POST", "/v1/resume")
+            await d.until(done=1)
+            assert await told(d, listed) == ("done", "allowed", False)
+        async with daemon(tmp_path / "d", **settings) as d:
+            assert await told(d, listed) == ("done", "allowed", False)
+            assert await told(d, denied) == ("unknown", "rule", True)
+            await d.ask("POST", "/v1/pause")
+            await d.ask("PATCH", "/v1/settings", json={"exclude": ["127.0.0.1", "/later"]})
+            await d.ask("POST", "/v1/seeds", data=web.url("127.0.0.1", "/later").encode())
+            assert await told(d, web.url("127.0.0.1", "/later")) == ("waiting", "allowed", True)
+        async with daemon(tmp_path / "d", **settings | {"robots": False}) as d:
+            assert await told(d, denied) == ("unknown", None, True)
 
 
 async def test_a_host_that_fails_is_among_those_backed_off(tmp_path):
