@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 
 from crawler.cli.arguments import CommandParser, file_name
@@ -52,7 +53,7 @@ def config(arguments: Sequence[str]) -> int:
         elif namespace.action == "show":
             write((to_toml(loaded.config, loaded.origins).encode(),))
         else:
-            found = warnings(loaded.config)
+            found = warnings(loaded.config, os.environ)
             for line in found:
                 say(f"warning: {line}")
             with_warnings = f", {counted(len(found), 'warning')}" if found else ""

@@ -60,7 +60,7 @@ def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
 
     import_aiohttp()
     ports: list[int] = []
-    spoken = warnings(config)
+    spoken = warnings(config, os.environ)
 
     def crawl() -> int:
         parts, why = processes_of(config, "serve")
@@ -73,10 +73,7 @@ def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
             def daemon() -> Coroutine[Any, Any, Report]:
                 return served(load=read, on_ready=ports.append, on_change=lambda new: log.change(new.log_level), signals=signals)
 
-            report = in_a_loop(daemon)
-        if log.is_stuck:
-            os._exit(report.exit_code)
-        return report.exit_code
+            return in_a_loop(daemon).exit_code
 
     return once_open(config, "serve", signals, crawl, Exit.OK, lambda: bool(ports))
 

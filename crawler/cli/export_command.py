@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from crawler.output import CrawlReader, Result, Row
     from crawler.output.filters import Filter
 
+_NONE_KEPT: Final = "no body is kept in this crawl (--archive discard); its rows: crawler results {where}"
 FORMATS: Final = ("jsonl", "pages", "parquet", "wacz")
 
 
@@ -54,12 +55,22 @@ def export(arguments: Sequence[str]) -> int:
                 _to_file(reader, wanted, namespace)
         elif namespace.format == "pages":
             write(map(json_text, _pages(reader, wanted, namespace)))
+            if _keeps_none(reader.root):
+                say(_NONE_KEPT.format(where=shlex.quote(str(reader.root))))
         else:
             besides = [] if namespace.outcome else ["outcome ok only: --outcome names others"]
             besides += [] if namespace.kind else ["pages only: --kind all looks at embeds and what was fetched besides, too"]
             bodies = _bodies(reader.root, _results(reader, wanted, namespace), namespace.files, besides)
             (write_all if namespace.files else write)(bodies)
     return Exit.OK
+
+
+def _keeps_none(root: Path) -> bool:
+    from crawler.config.crawl_toml import read_section
+    from crawler.config.sections import ArchiveConfig
+
+    config = read_section(root, ArchiveConfig, ("archive",))
+    return config is not None and config.archive == "discard"
 
 
 def _rows(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> Iterator[Row]:
@@ -142,6 +153,9 @@ def _bodies(root: Path, results: Iterable[Result], to: str | None, besides: Sequ
     if not matched:
         elsewhere = f" ({'; '.join(besides)})" if besides else ""
         where = shlex.quote(str(root))
+        if _keeps_none(root):
+            say(_NONE_KEPT.format(where=where))
+            return
         say(f"no body is of that kind{elsewhere}; what there is: crawler summary {where}, crawler results {where}")
     if retired:
         say(f"{'1 body is' if retired == 1 else f'{retired:,} bodies are'} no longer kept: retired with the files they were in")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
@@ -39,6 +40,9 @@ CLOSE_S: Final = 2.0
 
 PACKAGE: Final = "crawler"
 
+_STUCK: Final = "stuck log"
+"""The name of a thread that has not written the last lines of a log in time."""
+
 ROUTINE: Final = frozenset({"file rolled", "host given up", "paused", "resumed"})
 """What a log tells, and a person before a live line need not be: pauses have words of their own, hosts stand in the table."""
 
@@ -59,11 +63,9 @@ class Log(QueueListener):
         sink.setFormatter(JsonFormatter() if form == "json" else TextFormatter(stamped=stamped))
         sink.handleError = self._not_written  # type: ignore[method-assign]
         super().__init__(self._records, sink)
-        self._door = _Door(self._records)
+        self._door = _Door(self._records, self.start)
         self._sink = sink
         self._unwritten = self._reported = 0
-        self.is_stuck = False
-        """After its end: the last lines are still not written. Python's own end would wait for their thread for ever."""
         self.change(level)
 
     @property
@@ -77,8 +79,8 @@ class Log(QueueListener):
         logging.getLogger(PACKAGE).setLevel(level.upper())
 
     def __enter__(self) -> Log:
+        self._door.open()
         logging.getLogger().addHandler(self._door)
-        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -87,10 +89,11 @@ class Log(QueueListener):
         self.enqueue_sentinel()
         if (thread := getattr(self, "_thread", None)) is not None:
             thread.join(CLOSE_S)
-            self.is_stuck = thread.is_alive()
-            if not self.is_stuck:
-                with suppress(OSError):  # what a full disk has not taken is lost: no exit code says less for it
-                    self._sink.close()
+            if thread.is_alive():
+                thread.name = _STUCK
+                return
+        with suppress(OSError):  # what a full disk has not taken is lost: no exit code says less for it
+            self._sink.close()
 
     def handle(self, record: logging.LogRecord) -> None:
         before = self._unwritten
@@ -109,12 +112,22 @@ class Log(QueueListener):
         self._unwritten += 1
 
 
-class _Door(QueueHandler):
-    """Takes a record into the queue, if there is room. Its text is made here: what it names may change later."""
+def lines_are_stuck() -> bool:
+    """Whether the last lines of a log that has ended are still not written. Python's own end would wait for their thread for
+    ever."""
+    return any(thread.name == _STUCK for thread in threading.enumerate())
 
-    def __init__(self, records: SimpleQueue[logging.LogRecord]) -> None:
+
+class _Door(QueueHandler):
+    """Takes a record into the queue, if there is room. Its text is made here: what it names may change later.
+
+    ``write`` begins the thread that writes them: not while that of an earlier log is stuck, or a process that opens its crawl
+    again and again would have ever more of them."""
+
+    def __init__(self, records: SimpleQueue[logging.LogRecord], write: Callable[[], None]) -> None:
         super().__init__(records)
         self._records = records
+        self._write: Callable[[], None] | None = write
         self.dropped = self._put_bytes = 0
         self.taken_bytes = 0
         """Of lines that wait no longer; each of the two counts is one thread's."""
@@ -124,7 +137,14 @@ class _Door(QueueHandler):
         record.msg, record.args = text, None
         return record
 
+    def open(self) -> None:
+        if self._write is not None and not lines_are_stuck():
+            self._write()
+            self._write = None
+
     def enqueue(self, record: logging.LogRecord) -> None:
+        with suppress(RuntimeError):  # no thread is left just now
+            self.open()
         size = _size(record)
         if self._put_bytes - self.taken_bytes + size <= LINES_BYTES_MAX:
             self._put_bytes += size

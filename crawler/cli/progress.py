@@ -32,7 +32,7 @@ _BESIDES: Final = {"robots": "robots.txt", "sitemap": "of sitemaps"}
 
 
 _REMEDIES: Final = {
-    "proxy": "the proxy took no connection, or passed the request on to nobody: see --proxy",
+    "proxy": "the proxy took no connection, asked for a password, or passed the request on to nobody: see --proxy, --proxy-file",
     "resolver_unreachable": "no name server can be reached: is this machine online? Another one: --dns",
     "certificate": "the server's certificate is not trusted: name an authority of your own by --ca-file",
 }
@@ -59,12 +59,15 @@ def closing_table(
     begun: Snapshot | None = None,
     opened: bool = False,
     is_kept: bool = True,
+    embeds: bool = False,
+    since: str | None = None,
     error: str | None = None,
     again: str = CONTINUES,
 ) -> str:
     """Counts by outcome, the ten hosts with most failures, the command that lists them. ``seconds``: how long this run took;
     ``begun``: what it found in the directory; ``opened``: it may connect to some private networks (--allow-net); ``is_kept``:
-    commands can read the crawl (not so with --store memory); ``error``: why it could not go on; ``again``: how it goes on."""
+    commands can read the crawl (not so with --store memory); ``embeds``: its pages are fetched with what they need; ``since``:
+    when this run began, as ``--since`` takes it; ``error``: why it could not go on; ``again``: how it goes on."""
     lines = [f"{end.done:,} of {end.known:,} URLs settled, {amount(end.bytes)}, {_took(seconds)} this time"]
     if stopped_by:
         lines.append(f"stopped before the end ({stopped_by}): {again}")
@@ -81,10 +84,13 @@ def closing_table(
         what = f"{end.unstored:,} full files ({amount(end.unstored_bytes)}) are not stored"
         lines.append(f"{what}: {end.store_trouble or 'there was no time'}; {again} with them")
     lines += _columns(_by_status(end))
-    if any(count for change, count in end.changes.items() if change != "new"):
-        lines += ["against the last visits", *_columns(end.changes)]
-        if any(count for change, count in end.changes.items() if change != "unchanged"):
-            lines.append(_to_list("them", directory, "--change new,changed,gone", is_kept))
+    before = begun.changes if begun is not None else {}  # by a schedule they are counted over all runs
+    changes = {change: max(0, count - before.get(change, 0)) for change, count in end.changes.items()}
+    if any(count for change, count in changes.items() if change != "new"):
+        lines += [f"against the last visits{' this time' * any(before.values())}", *_columns(changes)]
+        if any(count for change, count in changes.items() if change != "unchanged"):
+            which = "" if since is None else f" --since {since}"
+            lines.append(_to_list("them", directory, f"--change new,changed,gone{which}", is_kept))
     lines += _blocked(end.outcomes.get("blocked", 0), begun.outcomes.get("blocked", 0) if begun else 0, directory, opened)
     lines += [f"{reason}: {what}" for reason, what in _REMEDIES.items() if end.reasons.get(reason)]
     if end.lines:
@@ -102,7 +108,9 @@ def closing_table(
     failed = [outcome for outcome, count in end.outcomes.items() if count and outcome not in NO_FAILURE]
     failed += ["invalid_url"] * bool(end.lines.get("invalid_url"))
     if failed:
-        lines.append(_to_list("what failed", directory, f"--outcome {','.join(failed)}", is_kept))
+        # what was settled twice has two rows, of which the first may have failed; embeds have no final ones
+        final = "--final " if end.settled > end.done and not embeds else ""
+        lines.append(_to_list("what failed", directory, f"{final}--outcome {','.join(failed)}", is_kept))
     elif end.outcomes.get("ok") and is_kept:
         lines.append(f"to see what it has brought: crawler summary {shlex.quote(directory)}")
     return "\n".join(lines)

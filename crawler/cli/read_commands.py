@@ -37,7 +37,7 @@ def results(arguments: Sequence[str]) -> int:
         "  crawler results out/                                     all rows, as JSON lines\n"
         "  crawler results out/ --final --format csv > out.csv      one row per line and page found, as a table\n"
         "  crawler results out/ --outcome timeout,dns_error         failed in one of these ways\n"
-        "  crawler results out/ --tag news --since 7d --status 5xx  of this label, fetched since then, with such a response\n"
+        "  crawler results out/ --tag news --since 7d --status 5xx   of this label, fetched since then, with such a response\n"
         "  crawler results out/ --change gone                       pages that a recrawl did not find any more\n"
         "  crawler results --follow                                 from the crawler running on this machine, as they come\n"
         "  crawler results --follow --cursor 0-52310                from where an earlier command stopped (it prints where)",

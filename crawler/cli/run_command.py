@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from crawler.cli.arguments import CommandParser
 from crawler.cli.options import add_loudness, add_settings, flags
-from crawler.cli.output import put
+from crawler.cli.output import put, say
 from crawler.cli.starting import import_aiohttp, in_a_loop, once_open, opened_for, processes_of, seed_faults
 from crawler.core.errors import ConfigError, Exit
 
@@ -53,7 +53,7 @@ def run(arguments: Sequence[str], signals: Signals | None = None) -> int:
         raise ConfigError(
             f"nothing to crawl: name URLs or a list (-i FILE), or a directory with a crawl, which {config.output} is not"
         )
-    spoken = [] if namespace.quiet else warnings(config)
+    spoken = [] if namespace.quiet else warnings(config, os.environ)
     import_aiohttp()
     crawl = partial(_crawl, config, signals, spoken, quiet=namespace.quiet, summary=namespace.json)
     return once_open(config, "run", signals, crawl, Exit.STOPPED)
@@ -62,9 +62,10 @@ def run(arguments: Sequence[str], signals: Signals | None = None) -> int:
 def _crawl(config: Config, signals: Signals | None, spoken: list[str], *, quiet: bool, summary: bool) -> int:
     from crawler.cli.log import log_of_run
     from crawler.cli.progress import LIVE_EVERY_S, Progress, closing_table, how_to_go_on, mode
+    from crawler.output.rows import iso
 
     shown = mode(config.progress, sys.stderr, os.environ)
-    began, again = time.monotonic(), how_to_go_on(config)
+    began, since, again = time.monotonic(), iso(time.time()), how_to_go_on(config)
     parts, why = processes_of(config, "run")
     progress = Progress(shown, sys.stderr, again)
     leaving = signals.at_last(progress.leave) if signals is not None else contextlib.nullcontext()
@@ -90,10 +91,16 @@ def _crawl(config: Config, signals: Signals | None, spoken: list[str], *, quiet:
                 begun=report.begun,
                 opened=bool(config.allow_net),
                 is_kept=config.store != "memory",
+                embeds=config.requisites,
+                since=since,
                 error=report.error,
                 again=again,
             )
             print(table, file=sys.stderr)
+    if report.exit_code == Exit.NOTHING_FETCHED:
+        say(f"exit {report.exit_code:d}: nothing could be fetched")
+    elif report.exit_code == Exit.FAILURES:
+        say(f"exit {report.exit_code:d}: more than {config.max_failed:g} % of what was fetched failed (--max-failed)")
     if summary:
         import json
 

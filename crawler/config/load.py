@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -19,7 +20,7 @@ from crawler.config.fields import SettingFault
 from crawler.config.sections import SECRET_FILES, Config, HostConfig
 from crawler.config.types import MASKED, is_place, split_host_port
 from crawler.core.errors import ConfigError
-from crawler.core.text import did_you_mean
+from crawler.core.text import did_you_mean, matches_mime
 
 PREFIX: Final = "CRAWLER_"
 _SECRET_BYTES_MAX: Final = 64 << 10
@@ -32,6 +33,10 @@ EXPRESSIONS_MANY: Final = 2000
 _NOT_OURS: Final = re.compile(r"CRAWLER_(?:CONFIG|SHARED|SERVICE_(?:HOST|PORT\w*)|PORT(?:_\d+_(?:TCP|UDP)\w*)?)")
 """CONFIG names the file itself, SHARED the corpora of the tests; the others are what Kubernetes and Docker put into the
 environment of every container beside a service called ``crawler``."""
+
+_PROXIES: Final = ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+"""As curl takes them."""
+_READ_FOR_LINKS: Final = ("text/html", "application/xhtml+xml")
 
 _ARRAY: Final = re.compile(r"\[\s*[\"'{\]]")
 
@@ -283,9 +288,12 @@ def _is_loopback(listen: str) -> bool:
         return host.lower() == "localhost"
 
 
-def warnings(config: Config) -> list[str]:
+def warnings(config: Config, environ: Mapping[str, str] = MappingProxyType({})) -> list[str]:
     """What is allowed but should be said aloud: when a crawl starts, and where its settings are checked."""
     said = []
+    named = next((name for name in _PROXIES if environ.get(name)), None)
+    if named and not config.proxy and not any(table.proxy for table in config.host):
+        said.append(f"{named} of the environment is not used: where requests must go through a proxy, name it by --proxy")
     if not config.robots:
         said.append("robots.txt is not obeyed (--no-robots): only for hosts that are yours or whose owner agreed")
     obeys = config.robots or any(table.robots for table in config.host)
@@ -300,6 +308,15 @@ def warnings(config: Config) -> list[str]:
         said.append("this crawl leaves its seeds' hosts: set --contact, so that webmasters can reach you")
     if config.method == "HEAD" and (config.depth or config.requisites):
         said.append("with --method HEAD no page has a body: links (depth) and what pages need (requisites) are not found")
+    if (
+        config.accept_mime
+        and (config.depth or config.requisites)
+        and not any(matches_mime(html, kept) for html in _READ_FOR_LINKS for kept in config.accept_mime)
+    ):
+        said.append(
+            "accept_mime leaves out text/html, and pages that are not kept are not read for links: none is followed; keep them "
+            "too, and take from the crawl what you want (crawler export --mime)"
+        )
     if "" in config.exclude:
         said.append("exclude has an empty expression, which matches every URL: no link that is found will be followed")
     if (expressions := len(config.include) + len(config.exclude)) > EXPRESSIONS_MANY:

@@ -94,7 +94,11 @@ class ScopeConfig(Section):
     requisites: bool = Field(
         False, description="also fetch what pages need to be shown: images, styles, scripts, fonts, frames, from any host"
     )
-    sitemaps: bool = Field(False, description="read sitemaps named in robots.txt, and /sitemap.xml")
+    sitemaps: bool = Field(
+        False,
+        description="visit what sitemaps name: those that robots.txt names, /sitemap.xml, and sitemaps and feeds among the start "
+        "URLs",
+    )
 
     def url_rules(self) -> "UrlRules":
         """What canonical means for the URLs of this crawl."""
@@ -158,7 +162,9 @@ class FetchConfig(Section):
     )
     max_interim: Count = Field(8, description="interim (1xx) responses before the response")
     accept_mime: tuple[MimeRange, ...] = Field(
-        (), description="keep only bodies of these types, such as text/html or image/*", reloadable=True
+        (),
+        description="keep only bodies of these types, such as text/html or image/*; of others no link is read",
+        reloadable=True,
     )
     user_agent: HeaderText | None = Field(
         None,

@@ -14,7 +14,6 @@ class Clock:
 
     def __init__(self, last: float = 0.0, now: float | None = None) -> None:
         self._base = max(time.time() if now is None else now, last) - time.monotonic()
-        self.opened_at = self.now()
 
     def now(self) -> float:
         """Crawl-clock seconds."""

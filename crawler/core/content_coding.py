@@ -11,6 +11,8 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import brotli  # type: ignore[import-untyped]
@@ -41,6 +43,10 @@ _BROTLI_BYTES: Final = 3 << 20
 """Of a brotli decoder beside its window: 256 prefix codes of each of three kinds (RFC 7932 section 3.5), as tables."""
 _BROTLI_FEED_BYTES: Final = 4 << 10
 _BROTLI_TAIL_BYTES_MAX: Final = 64 << 10
+_AGAIN_BYTES_MAX: Final = 32 << 10
+"""A body that is decoded again, in small steps, is no larger."""
+_AGAIN_STEPS: Final = (256, 1)
+"""Their bytes: the second time from where the first has failed."""
 
 _IDENTITY: Final = frozenset({"", "identity"})
 _ALIASES: Final = {"x-gzip": "gzip", "x-compress": "compress"}
@@ -119,7 +125,50 @@ def stacked(chunks: Iterable[bytes], coding: str) -> Iterator[bytes]:
 def _stage(coding: str) -> Stage:
     if (stage := _STAGES.get(coding)) is None:
         raise FetchError("content_coding", coding)
-    return stage
+    return partial(_as_far_as_it_goes, stage)
+
+
+def _as_far_as_it_goes(stage: Stage, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """A call that fails drops its output, which is all of a little body whose checksum is wrong, or with bytes behind its end: so
+    that is decoded again for the rest, to the byte that fails."""
+    begun = bytearray()
+    came = given = safe = 0
+
+    def kept() -> Iterator[bytes]:
+        nonlocal came
+        for chunk in chunks:
+            came += len(chunk)
+            if came <= _AGAIN_BYTES_MAX:
+                begun.extend(chunk)
+            else:
+                begun.clear()
+            yield chunk
+
+    def again(step: int) -> Iterator[bytes]:
+        nonlocal safe
+        yield bytes(begun[:safe])
+        for at in range(safe, came, step):
+            safe = at
+            yield bytes(begun[at : at + step])
+
+    try:
+        for piece in stage(kept()):
+            given += len(piece)
+            yield piece
+        return
+    except FetchError as error:
+        if error.reason != "content_coding" or came > _AGAIN_BYTES_MAX:
+            raise
+        fault = error.kept()
+    for step in _AGAIN_STEPS:
+        known = given
+        with suppress(FetchError):
+            for piece in stage(again(step)):
+                new = piece[known:]
+                known = max(0, known - len(piece))
+                given += len(new)
+                yield new
+    raise fault
 
 
 def decoder_bytes(coding: str, output_bytes_max: int, start: bytes = b"") -> int:

@@ -13,22 +13,18 @@ if TYPE_CHECKING:
 _DOMAINS_MAX: Final = 4096
 
 
-def domain_of(host: str) -> str:
+def _domain_of(host: str) -> str:
     """The registrable domain of a host key: ``shop.example.co.uk:8443`` → ``example.co.uk``.
 
     Private suffixes count: a page of one author on github.io does not speak for all of github.io. A host without such a
     domain (an address, a bare name, a suffix itself) is its own."""
-    return _remembered(host)
-
-
-def _domain_of(host: str) -> str:
     name = host if host.endswith("]") else host.rpartition(":")[0] or host
     if name.startswith("[") or name.rpartition(".")[2].isdigit():
         return name
     return _suffixes().privatesuffix(name) or name
 
 
-_remembered = remembered(_domain_of, _DOMAINS_MAX)
+domain_of: Final = remembered(_domain_of, _DOMAINS_MAX)
 
 
 @cache

@@ -173,12 +173,12 @@ class Body:
         assert self.path is not None
         return self.path
 
-    def move(self, target: Path, *, syncing: bool = False) -> None:
+    def move(self, target: Path) -> None:
         """Put the sealed body at ``target``, by one rename where that is on the file system of ``tmp``; it is read there from now
-        on. ``syncing``: where it is on another, durably."""
+        on."""
         path = self.spool()
         with _ours():
-            replace(path, target, syncing=syncing)
+            replace(path, target)
         self.path = target
         self._owned = False
 

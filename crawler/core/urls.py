@@ -25,7 +25,7 @@ TEXT_CHARS_MAX: Final = 64 << 10
 """Longer texts are too long whatever they would become; nothing that long is handed to the parser."""
 _ORIGINS_MAX: Final = 1024
 
-_PORTS: Final = {"http": 80, "https": 443}
+_SCHEMES: Final = ("http", "https")
 _LABEL_BYTES_MAX: Final = 63
 _NAME_BYTES_MAX: Final = 253
 """RFC 1035 2.3.4: 255 octets with the lengths of the labels and the root's."""
@@ -81,7 +81,7 @@ _STANDARD: Final = UrlRules()
 
 
 class Url(Struct, frozen=True, gc=False):
-    """A parsed http or https URL. ``href`` is canonical; its parts are slices of it.
+    """A parsed http or https URL. ``href`` is canonical.
 
     ``credentials`` is the decoded ``user:password`` that stood in the text, or None; they are in no other field and not
     in the repr."""
@@ -93,10 +93,6 @@ class Url(Struct, frozen=True, gc=False):
         return f"Url({self.href!r})"
 
     @property
-    def scheme(self) -> str:
-        return self.href.partition(":")[0]
-
-    @property
     def host(self) -> str:
         """The host key: host name, and ``:port`` unless it is the scheme's default. IPv6 stands in brackets."""
         return host_key(self.href)
@@ -105,26 +101,6 @@ class Url(Struct, frozen=True, gc=False):
     def hostname(self) -> str:
         host = self.host
         return host if host.endswith("]") else host.partition("]:")[0] + "]" if host[0] == "[" else host.partition(":")[0]
-
-    @property
-    def port(self) -> int:
-        """As connected to: the scheme's default where none is written."""
-        written = self.host[len(self.hostname) + 1 :]
-        return int(written) if written else _PORTS[self.scheme]
-
-    @property
-    def origin(self) -> str:
-        return origin(self.href)
-
-    @property
-    def path(self) -> str:
-        return self.href[len(self.origin) :].partition("?")[0]
-
-    @property
-    def query(self) -> str | None:
-        """Without its question mark; None where there is none."""
-        _, mark, query = self.href.partition("?")
-        return query if mark else None
 
 
 class Base:
@@ -277,7 +253,7 @@ def _origin_of(authority: str) -> str:
 def _parse(text: str, base: str | None) -> tuple[str, str | None]:
     """Canonical URL and credentials, by ada-url."""
     scheme = _scheme(text)
-    if scheme is not None and scheme[1].lower() not in _PORTS:
+    if scheme is not None and scheme[1].lower() not in _SCHEMES:
         raise FetchError("scheme", scheme[1][:32])
     if len(text) > TEXT_CHARS_MAX:
         raise FetchError("too_long", f"{len(text)} characters")

@@ -93,7 +93,8 @@ class Crawl:
         """Called when as many pages are fetched as may be."""
         self._ending = Ending()
         self._has_run = False
-        self._body_bytes = 0
+        self.body_bytes = 0
+        """Of bodies received since it was opened."""
         visitor.on_settled = self._count
         if pump.member is not None:
             pump.member.on_lost = self._break_off
@@ -247,17 +248,12 @@ class Crawl:
             self.recent_failures.append((self.clock.wall(), lease.link.url, outcome.outcome, said))
         if not isinstance(outcome, Done):
             return
-        self._body_bytes += outcome.page.body.size
+        self.body_bytes += outcome.page.body.size
         if is_page and lease.link.kind != EMBED and self.frontier.is_used_up:
             self.visits_used()
-        if self.config.max_bytes and self._body_bytes >= self.config.max_bytes:
+        if self.config.max_bytes and self.body_bytes >= self.config.max_bytes:
             self.drain("max_bytes")
 
     def stats(self, state: CrawlState | None = None) -> Snapshot:
         """The crawl at this moment, as people and programs are told it."""
         return snapshot_of(self, state)
-
-    @property
-    def body_bytes(self) -> int:
-        """Of bodies received since it was opened."""
-        return self._body_bytes

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
@@ -17,7 +17,6 @@ from crawler.config.sections import Config
 from crawler.core.batch import Admitted
 from crawler.core.link_block import LinkBlock, block_of, embeds_of
 from crawler.core.model import EMBED, READABLE, SITEMAPS, Done, Link, is_miscoded
-from crawler.core.page import Body, Page
 from crawler.core.text import field_text
 from crawler.core.urls import origin
 from crawler.crawl.embeds import FUNCTION as EMBEDS
@@ -32,6 +31,7 @@ from crawler.resources.memory_plan import document_bytes
 
 if TYPE_CHECKING:
     from crawler.crawl.sitemaps import Sitemaps
+    from crawler.fetch.decoding import Finisher
     from crawler.parse.pool import ParseFault, ParserPool
 
 PART: Final = 4
@@ -45,29 +45,18 @@ Headers = Sequence[tuple[bytes, bytes]]
 """Of a response, the fields that say something of links."""
 
 
-class Undo(Protocol):
-    """What undoes content codings, and lets others have a turn meanwhile: ``fetcher.finisher``."""
-
-    async def decoded(self, page: Page, limit: int, /) -> bytes: ...
-
-    async def unpacked(self, page: Page, limit: int, /) -> Body: ...
-
-    def decoder_bytes(self, page: Page, limit: int, /) -> int:
-        """Memory that either needs beside what comes out."""
-
-
 class Expander:
-    """``admit`` takes links into the next batch; ``parser`` None: pages have no outlinks in this crawl; ``secret`` is the seed of
-    the crawl's fingerprints; ``on_parsed`` is told how many seconds finding the links of a page took; ``hasten`` is told when
-    URLs say to have been modified; ``by_domain``: hosts of a domain are in one slot. ``obeys``: whether what the pages of an
-    origin say to robots is honoured; None: as the setting for all hosts says."""
+    """``parser`` None: pages have no outlinks in this crawl; ``undo`` undoes content codings; ``admit`` takes links into the next
+    batch; ``secret`` is the seed of the crawl's fingerprints; ``on_parsed`` is told how many seconds finding the links of a page
+    took; ``hasten`` is told when URLs say to have been modified; ``by_domain``: hosts of a domain are in one slot. ``obeys``:
+    whether what the pages of an origin say to robots is honoured; None: as the setting for all hosts says."""
 
     def __init__(
         self,
         config: Config,
         scope: Scope,
         parser: ParserPool | None,
-        undo: Undo,
+        undo: Finisher,
         admit: Callable[[Admitted], Awaitable[object]],
         *,
         secret: int,

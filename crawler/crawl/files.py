@@ -73,19 +73,19 @@ def open_files(config: Config, hosts: HostRules, plan: Plan, part: CrawlPart | N
         check_node(Path(config.output) / "frontier", is_cluster=config.cluster is not None)
     root = Path(config.output) if part else stack.enter_context(open_directory(Path(config.output), config))
     own, tmp = root / "frontier", root / "tmp"
+    number, parts = (part.share.own, part.board.parts) if part is not None else (0, 1)
+    if part is not None:
+        tmp = make_tmp(store_of(tmp, number))  # another process of this part may have left spools there
+    if part is not None or config.cluster is not None:
+        own = store_of(own, number)
+    else:
+        make_whole(config, root)
     membership = exchange = None
     if config.cluster is not None:
         from crawler.crawl.membership import join  # not needed for one machine
 
-        own = store_of(own, part.share.own if part is not None else 0)
-        tmp = make_tmp(store_of(tmp, part.share.own)) if part is not None else tmp
-        membership = join(config, root, part.share.own, part.board.parts) if part is not None else join(config, root, 0)
+        membership = join(config, root, number, parts)
         stack.callback(membership.mirror.leave)
-    elif part is not None:
-        own = store_of(own, part.share.own)
-        tmp = make_tmp(store_of(tmp, part.share.own))  # another process of this part may have left spools there
-    else:
-        make_whole(config, root)
     if own.parent != root:
         make_dir(own)  # RocksDB makes it too, but syncs no name of it
     now = Clock().now() if membership is None else membership.now
@@ -96,15 +96,15 @@ def open_files(config: Config, hosts: HostRules, plan: Plan, part: CrawlPart | N
             membership.mirror.withdraw()
         raise
     stack.callback(store.close)  # again: see _leave
-    number = part.share.own if part is not None else WHOLE
+    writer = WHOLE
     outbox: Outbox | None = None
     if membership is not None:
-        number, outbox = membership.mirror.number, membership.outbox
+        writer, outbox = membership.mirror.number, membership.outbox
     elif part is not None:
         exchange = _open_exchange(root, store, part)
-        outbox = exchange.outbox
-    archive = open_archive(config, root, _provenance(config), as_fields(config), number)
-    results = Results(root, config.roll_size, number)
+        writer, outbox = number, exchange.outbox
+    archive = open_archive(config, root, _provenance(config), as_fields(config), writer)
+    results = Results(root, config.roll_size, writer)
     journal = Journal(archive, results, _intervals(config), outbox)
     stack.callback(_leave, config, own, store, journal, membership)
     for name in journal.rewind(store.marks()):

@@ -20,6 +20,7 @@ from crawler.frontier import Limits, Store, open_reader, open_store
 from crawler.frontier.cluster.node import is_node
 from crawler.frontier.division import division_at, require_divided, store_of
 from crawler.frontier.recrawl import SLICE_PAGES, RecrawlOrder
+from crawler.frontier.selection import Selection, in_steps
 from crawler.output import locked
 from crawler.output.file_names import EXCHANGE, noticed
 
@@ -27,7 +28,7 @@ from crawler.output.file_names import EXCHANGE, noticed
 def revive(root: Path, outcomes: frozenset[str]) -> int:
     """Make the URLs that ended with one of ``outcomes`` due again; how many. StorageError with EWOULDBLOCK: it is running."""
     with open_stores(root) as stores:
-        return sum(store.revive(outcomes) for store in stores)
+        return sum(in_steps(store.revive_some, Selection(outcomes=outcomes)) for store in stores)
 
 
 def recrawl(root: Path, *, older_than_s: float = 0.0, outcomes: frozenset[str] = frozenset(), match: str | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,10 @@ from msgspec import Struct
 from crawler.config import Config
 from crawler.core.clock import Clock
 from crawler.core.domains import domain_of
-from crawler.core.errors import ConfigError
+from crawler.core.errors import ConfigError, StorageError
 from crawler.frontier import Store
-from crawler.frontier.cluster.node import Node, identity_conflicts, make_node
+from crawler.frontier.cluster.node import Node, identity_conflicts, make_node, others_of
+from crawler.frontier.division import store_of
 
 if TYPE_CHECKING:
     from crawler.frontier.cluster.box import Outbox
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 IDENTITY: Final = ("depth", "scope", "drop_params", "sort_query", "politeness_by", "requisites", "sitemaps")
 """What every node must have alike: it decides what is known, and who owns it."""
+
+logger: Final = logging.getLogger(__name__)
 
 
 class Membership(Struct, frozen=True):
@@ -106,14 +110,28 @@ def join(config: Config, root: Path, part: int, parts: int = 1) -> Membership:
     try:
         truth.check_alone()
         joined = truth.join(seeding=part == 0 and bool(config.urls or config.input))
+        numbers = others_of(root / "frontier", parts) if part == 0 else []
+        others = {number: truth.ended(node.member(number)) for number in numbers}
     except BaseException:
         truth.close()
         raise
     group_of = domain_of if node.by_domain else None
     mirror = Mirror(truth, joined, group_of, tells_whole=part == 0)
+    for number, ended in others.items():
+        if ended is not None:
+            _bring(store_of(root / "frontier", number), Mirror(truth, ended, group_of, tells_whole=False))
     outbox = Outbox(mirror)
     mirror.messages = outbox
     return Membership(mirror, outbox, node, parts, ahead_s(joined), joined.lost_positions)
+
+
+def _bring(path: Path, other: Mirror) -> None:
+    from crawler.frontier.cluster.mirror import bring
+
+    try:
+        bring(path, other)
+    except StorageError as error:
+        logger.warning("cluster: of rows that another process of this node has written some may not be read: %s", error)
 
 
 def identity_of(config: Config) -> dict[str, object]:

@@ -53,7 +53,7 @@ def packed_part(
     count = len(found.entries)
     links: Parts = []
     if found.kind != "index":
-        entries = [Outlink(entry, host_key(entry), "sitemap") for entry in found.entries]
+        entries = [Outlink(entry, host_key(entry)) for entry in found.entries]
         found.entries = []
         admitted = scope.admitted(depth, anchor, entries, found.refused)
         links = parts_of(admitted, Packer(keys, with_queries=reading.with_queries))

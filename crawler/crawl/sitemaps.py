@@ -44,7 +44,7 @@ _LOOKED_AT_BYTES: Final = 4 << 10
 _MEDIA: Final = ("image/", "audio/", "video/", "font/")
 
 if TYPE_CHECKING:
-    from crawler.crawl.expand import Undo
+    from crawler.fetch.decoding import Finisher
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Sitemaps:
         rules: urls.UrlRules,
         reading: bytes,
         parser: ParserPool,
-        undo: Undo,
+        undo: Finisher,
         admit: Callable[[Admitted], Awaitable[object]],
         hasten: Callable[[Mapping[str, float]], Awaitable[None]] | None = None,
     ) -> None:
@@ -150,7 +150,7 @@ class Sitemaps:
         most, is_coded = self._config.max_sitemap, page.coding is not None
         body = page.body
         if is_coded:
-            with await room.take("parse", max(SITEMAP_PART_BYTES, self._undo.decoder_bytes(page, most))):
+            with await room.decode(max(SITEMAP_PART_BYTES, self._undo.decoder_bytes(page, most))):
                 body = await self._undo.unpacked(page, min(most, max(page.bytes_decoded, page.bytes_wire)))
         try:
             reading = _Reading(link, page)
@@ -225,7 +225,7 @@ class Sitemaps:
         state, left, more_left = b"", URLS_MAX, MORE_MAX
         parts, end = iter(unpacked), ""
         while not end:
-            with await room.take("parse", SITEMAP_PART_BYTES):
+            with await room.decode(SITEMAP_PART_BYTES):
                 (data, end), more = next(parts), True
                 while more:
                     found = await self._parser.call(FUNCTION, data, state, end, left, *place, result=PackedPart, host=link.host)

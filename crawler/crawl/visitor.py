@@ -79,6 +79,7 @@ class Visitor:
         judge: Judge,
         expander: Expander,
         resources: Resources,
+        visits: Visits,
         metrics: Metrics,
         workers: int,
     ) -> None:
@@ -89,7 +90,7 @@ class Visitor:
         self._fetcher, self._judge, self._expander = fetcher, judge, expander
         self._memory, self._disk, self._network = resources
         self._metrics = metrics
-        self._visits = Visits(self._memory)
+        self._visits = visits
         self._reserved: dict[int, Reservation] = {}  # id(lease) → what its outcome holds, until it is committed
 
     def change(self, config: Config) -> None:
@@ -99,9 +100,8 @@ class Visitor:
         self._judge.change(retries=config.retries)
         self._expander.change(config, Scope(config, blocked=self._hosts.blocked))
         if self._exclusion.change(config):
-            if self._sifter is not None:
-                self._sifter.begin()
-            self._visits.break_off(self._is_excluded)
+            self._sifter.begin()
+            self._visits.break_off_unwanted(self._is_excluded)
 
     async def excluded_are_over(self) -> None:
         """Returns when no visit of a link that is excluded by now is out."""
@@ -109,7 +109,7 @@ class Visitor:
 
     def break_off(self, is_unwanted: Callable[[Lease], bool]) -> None:
         """Visits like that count as not made."""
-        self._visits.break_off(is_unwanted)
+        self._visits.break_off_unwanted(is_unwanted)
 
     def _is_excluded(self, lease: Lease) -> bool:
         return self._exclusion.refuses(lease.link) is not None
@@ -120,7 +120,7 @@ class Visitor:
         """Visit what is dealt, one after the other, until nothing is any more."""
         worker: asyncio.Task[None] | None = asyncio.current_task()
         assert worker is not None
-        room = self._memory.budget.visit(partial(self._memory.give_up, worker))
+        room = self._memory.budget.visit(partial(self._visits.break_off, worker))
         while (lease := await self._frontier.take()) is not None:
             try:
                 if self._expander.sitemaps is not None:
@@ -168,11 +168,11 @@ class Visitor:
             self._visits.ended(worker)
             await self._disk.visit_failed(error, self._frontier.out_count)
         except BaseException as error:
-            gave_up = self._memory.gave_up(worker)
-            if isinstance(error, Exception) and not (gave_up or lack_of(error)):
+            was_broken_off = self._visits.was_broken_off(worker)
+            if isinstance(error, Exception) and not (was_broken_off or lack_of(error)):
                 self._frontier.blame(lease)
             self.settle(lease, Unvisited(NO_ROOM_REST_S, "mute") if room.has_no_room else Unvisited())
-            if not gave_up:
+            if not was_broken_off:
                 raise
         else:
             self._disk.visit_worked(self._workers)

@@ -1,4 +1,4 @@
-"""The visits that are out, by worker: what breaks off those that are wanted no more, and what waits until they are over.
+"""The visits that are out, by worker: what breaks them off, and what waits until they are over.
 
 Invariant: a visit that was broken off counts as not made.
 """
@@ -7,34 +7,54 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import islice
 
 from crawler.core.model import Lease
-from crawler.resources.memory_governor import MemoryGovernor
+
+Worker = asyncio.Task[None]
 
 
 class Visits:
-    """``memory`` breaks them off, as it does where memory is short."""
+    """A worker has one visit at a time."""
 
-    def __init__(self, memory: MemoryGovernor) -> None:
-        self._memory = memory
-        self._leases: dict[asyncio.Task[None], Lease] = {}
+    def __init__(self) -> None:
+        self._leases: dict[Worker, Lease] = {}  # in the order in which their visits began
+        self._broken_off: set[Worker] = set()
         self._one_ended = asyncio.Event()
 
-    def begins(self, worker: asyncio.Task[None], lease: Lease) -> None:
+    def begins(self, worker: Worker, lease: Lease) -> None:
         """This worker's visit may be broken off from here on."""
-        self._memory.begins(worker)
         self._leases[worker] = lease
 
-    def ended(self, worker: asyncio.Task[None]) -> None:
+    def ended(self, worker: Worker) -> None:
         """From here on this worker's visit cannot be broken off. May be called again."""
-        self._memory.ended(worker)
         self._leases.pop(worker, None)
+        self._broken_off.discard(worker)
         self._one_ended.set()
 
-    def break_off(self, is_unwanted: Callable[[Lease], bool]) -> None:
+    def break_off(self, worker: Worker) -> None:
+        """End this worker's visit, if it has not ended."""
+        if worker in self._leases and worker not in self._broken_off:
+            self._broken_off.add(worker)
+            worker.cancel()
+
+    def break_off_oldest(self, count: int) -> None:
+        """Those that have been out longest hold most."""
+        for worker in list(islice((worker for worker in self._leases if worker not in self._broken_off), count)):
+            self.break_off(worker)
+
+    def break_off_unwanted(self, is_unwanted: Callable[[Lease], bool]) -> None:
         for worker, lease in list(self._leases.items()):
             if is_unwanted(lease):
-                self._memory.give_up(worker)
+                self.break_off(worker)
+
+    def was_broken_off(self, worker: Worker) -> bool:
+        """Whether the cancellation just caught was ours; it is taken back then."""
+        if worker not in self._broken_off:
+            return False
+        self._broken_off.discard(worker)
+        worker.uncancel()
+        return True
 
     async def are_over(self, is_unwanted: Callable[[Lease], bool]) -> None:
         """Returns when of the visits like that which are out now none is out any more."""

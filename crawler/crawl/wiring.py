@@ -12,7 +12,7 @@ import math
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -37,6 +37,7 @@ from crawler.crawl.outlinks import FUNCTION
 from crawler.crawl.planning import plan_of
 from crawler.crawl.recrawl import Recrawler
 from crawler.crawl.visitor import Resources, Rules, Visitor
+from crawler.crawl.visits import Visits
 from crawler.fetch import Fetcher, open_fetcher
 from crawler.frontier import Store
 from crawler.frontier.handed import Handed
@@ -82,7 +83,7 @@ async def open_crawl(config: Config, *, endless: bool = False, part: CrawlPart |
         files = open_files(config, hosts, plan, part, stack)
         clock = Clock(max(files.store.clock(), files.opened_at), files.membership.now if files.membership is not None else None)
         rules = _rules(config, hosts, files.store, clock, plan, endless=endless)
-        basis = _Basis(config, part, endless, files, clock, rules, Budget(plan), FailingHosts())
+        basis = _Basis(config, part, endless, files, clock, rules, Budget(plan), FailingHosts(), Visits())
         pump = _pump(basis)
         stack.callback(pump.close)
         async with (
@@ -106,6 +107,7 @@ class _Basis(NamedTuple):
     rules: Rules
     budget: Budget
     failing_hosts: FailingHosts
+    visits: Visits
 
 
 def _rules(config: Config, hosts: HostRules, store: Store, clock: Clock, plan: Plan, *, endless: bool) -> Rules:
@@ -124,13 +126,14 @@ def _pump(basis: _Basis) -> Pump:
     """The frontier over what is on disk."""
     config, files, clock, rules = basis.config, basis.files, basis.clock, basis.rules
     membership = files.membership
+    group_of = domain_of if config.politeness_by == "domain" else None
 
     def taken_over(host: str) -> tuple[float, float]:
         return pump.taken_at(host), rules.hosts.delay(host)
 
     pump = Pump(
         files.store,
-        Workbench(rules.hosts.per_host, _group_of(config), visits_max=config.workers, taken_over=taken_over),
+        Workbench(rules.hosts.per_host, group_of, visits_max=config.workers, taken_over=taken_over),
         Handed(rules.politeness, rules.robots, rules.exclusion, basis.budget),
         files.journal,
         clock=clock.now,
@@ -168,8 +171,14 @@ def _crawl(basis: _Basis, pump: Pump, fetcher: Fetcher, parser: ParserPool | Non
         clock=clock,
         rules=basis.rules,
         resources=resources,
+        visits=basis.visits,
         fetcher=fetcher,
-        judge=_judge(config, url_rules),
+        judge=Judge(
+            retries=config.retries,
+            max_redirects=config.max_redirects,
+            rules=url_rules,
+            move_anchor=config.redirects == "any",
+        ),
         expander=_expander(basis, pump, fetcher, parser, metrics, recrawler),
         metrics=metrics,
         workers=config.workers,
@@ -232,6 +241,7 @@ def _resources(basis: _Basis, pump: Pump, fetcher: Fetcher, parser: ParserPool |
         pump.frontier,
         children=parser.pids if parser is not None else tuple,
         empty=(fetcher.forget, files.store.shed, *((robots.forget,) if robots is not None else ())),
+        give_up_visits=basis.visits.break_off_oldest,
         restart_parsers=parser.restart if parser is not None else lambda: None,
         clock=now,
         break_off=uploads.break_off if uploads is not None else lambda: None,
@@ -315,11 +325,6 @@ def _seeds(config: Config, store: Store, rules: UrlRules, membership: Membership
     return seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config), lost)
 
 
-def _judge(config: Config, rules: UrlRules) -> Judge:
-    move_anchor = config.redirects == "any"
-    return Judge(retries=config.retries, max_redirects=config.max_redirects, rules=rules, move_anchor=move_anchor)
-
-
 def _measure(basis: _Basis, pump: Pump, fetcher: Fetcher, parser: ParserPool | None) -> None:
     """Tell the budget how to read what the fixed accounts use."""
     robots, measure = basis.rules.robots, basis.budget.measure
@@ -384,7 +389,3 @@ def _open_robots(config: Config, hosts: HostRules, clock: Clock, bytes_max: int,
         wall=clock.wall,
         reads_all=config.sitemaps,
     )
-
-
-def _group_of(config: Config) -> Callable[[str], str | None] | None:
-    return None if config.politeness_by == "host" else domain_of

@@ -188,6 +188,12 @@ def reason_of(query: asyncio.Future[Any]) -> str:
     return reason
 
 
+def is_spoilt(query: asyncio.Future[Any]) -> bool:
+    """Whether there came what is no response. It may have been to another's question: c-ares then asks anew, as one more of their
+    tries, whatever it has asked by the same socket."""
+    return (error := query.exception()) is not None and _name_of(error) == "ARES_EBADRESP"
+
+
 def _kept_bytes(host: str, result: Any, responses: int) -> int:
     """What c-ares keeps of so many responses beside what it keeps of any, about: each record has its names written out."""
     aliases = [len(each.alias) + len(each.name) for each in result.cnames]

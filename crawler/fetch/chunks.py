@@ -1,12 +1,9 @@
-"""Chunked framing, read ahead of the parser (RFC 9112 7.1), which then gets the same body in few chunks and plain lines.
+"""Chunked framing (RFC 9112 7.1). aiohttp's parser refuses the blank that a chunk extension may begin with (7.1.1, BWS: a
+recipient MUST parse it), and calls back into Python several times for every chunk, so that a body in chunks of one byte would
+cost seconds.
 
-Why: llhttp refuses the blank that a chunk extension may begin with (7.1.1, BWS: a recipient MUST parse it), and calls back
-into Python several times for every chunk, so that a body in chunks of one byte would cost seconds. What is fed to it is one
-chunk for all that has come, without extensions; the last chunk and its trailers stay as they are, and stay its to judge; but of
-trailers no more comes than may.
-
-Invariant: nothing passes here that llhttp would refuse but for white space before an extension, and white space, as before,
-behind the size.
+Invariant: nothing passes here that llhttp would refuse but for white space before an extension, and what trailers say, which
+nobody reads.
 """
 
 from __future__ import annotations
@@ -17,9 +14,8 @@ from typing import Final
 LINE_BYTES_MAX: Final = 16 << 10
 """A chunk's size and its extensions."""
 TRAILERS_BYTES_MAX: Final = 16 << 10
-"""Behind the last chunk. llhttp bounds their lines and their number only, and keeps each of them, twice: megabytes of every
-connection, which are in no account. As a head that is no longer, these are."""
-_END: Final = b"\r\n\r\n"
+"""Behind the last chunk."""
+_end: Final = re.compile(rb"\n\r?\n").search
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?").fullmatch
 _plain: Final = re.compile(rb"\r\n([1-9A-Fa-f][0-9A-Fa-f]{0,7})\r\n").match
 """Between most chunks."""
@@ -30,30 +26,44 @@ _DIGITS_MAX: Final = 16
 class Chunks:
     """``feed`` what has come after the head. ``extra_max``: bytes of extensions and padding that are put up with."""
 
-    __slots__ = ("_carry", "_extra_left", "_left", "_trailers_left", "_within", "fault", "framing", "is_last")
+    __slots__ = (
+        "_carry",
+        "_extra_left",
+        "_is_last",
+        "_left",
+        "_trailers_left",
+        "_within",
+        "fault",
+        "framing",
+        "is_exact",
+        "is_over",
+    )
 
     def __init__(self, extra_max: int) -> None:
         self._extra_left = extra_max
         self._trailers_left = TRAILERS_BYTES_MAX
+        self._is_last = False  # the last chunk has begun
         self._carry = b""  # the beginning of a line
         self._left = 0  # bytes of this chunk's data to come
         self._within = False  # a chunk has begun: a line end is due after its data
         self.framing = 0
         """Bytes that were no data, of the chunks before the last."""
-        self.is_last = False
-        """The last chunk has begun: what comes now goes to the parser as it is."""
+        self.is_over = False
+        self.is_exact = True
+        """There were no trailers, and nothing has come behind the body."""
         self.fault: tuple[str, str] | None = None
         """(reason, detail) once the framing cannot be read on."""
 
     def feed(self, data: bytes) -> bytes:
-        """What the parser is to be given in its place; nothing more once there is a fault."""
+        """What there is of the body in it; nothing more once there is a fault."""
         if self.fault is not None:
             return b""
-        if self.is_last:
-            return self._trailers(data)
+        if self._is_last:
+            self._skip_trailers(data)
+            return b""
         data, self._carry = self._carry + data if self._carry else data, b""
         body: list[bytes] = []
-        at, rest = 0, b""
+        at = 0
         while at < len(data):
             if self._left:
                 piece = data[at : at + self._left]
@@ -86,26 +96,25 @@ class Chunks:
             if found is None:
                 break
             if not found:
-                self.is_last = True
-                rest = b"0" + self._trailers(data[end:])
+                self._is_last = True
+                self._skip_trailers(data[end:])
                 break
             self._left, self._within = found, True
             self.framing += end + 2 - begin
             at = end + 2
-        joined = b"".join(body)
-        return (b"%x\r\n%b\r\n" % (len(joined), joined) if joined else b"") + rest
+        return b"".join(body)
 
-    def _trailers(self, data: bytes) -> bytes:
-        """What may pass of them, and all that follows: it is not theirs. They begin with the line end of the last chunk."""
+    def _skip_trailers(self, data: bytes) -> None:
+        """They begin with the line end of the last chunk, and end with an empty line."""
         seen, held = self._carry + data, len(self._carry)
-        end = seen.find(_END)
-        size = len(data) if end < 0 else max(0, end + len(_END) - held)
-        self._carry = seen[1 - len(_END) :]
-        self._trailers_left -= size
+        end = _end(seen)
+        self._trailers_left -= len(data) if end is None else end.end() - held
+        self._carry = seen[-2:]
         if self._trailers_left < 0:
             self.fault = ("header_too_large", f"trailers of over {TRAILERS_BYTES_MAX} bytes")
-            return data[: size + self._trailers_left]
-        return data
+        elif end is not None:
+            self.is_over = True
+            self.is_exact = end.end() == len(seen) and TRAILERS_BYTES_MAX - self._trailers_left == len(b"\r\n\r\n")
 
     def _wait(self, framing: bytes, line: bytes) -> None:
         """For the end of a line. A bare line feed ends none."""

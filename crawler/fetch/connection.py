@@ -18,18 +18,19 @@ from typing import Any, Final
 
 from aiohttp.client_exceptions import ServerDisconnectedError
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.helpers import _EXC_SENTINEL
+from aiohttp.helpers import EMPTY_BODY_STATUS_CODES
+from aiohttp.http import RawResponseMessage
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from crawler.core.errors import our_errno
 from crawler.fetch.chunks import Chunks
 from crawler.fetch.exchange import CURRENT, Exchange
-from crawler.fetch.framing import content_length, head_fault, may_be_kept, stays_open, without_blanks
+from crawler.fetch.framing import content_length, head_fault, is_indented, may_be_kept, mended, stays_open
 from crawler.fetch.tls_waste import REST_BYTES_MAX, TlsWaste, is_wasteful, received_bytes
 
-FEED_BYTES: Final = 16 << 10
-"""A head that does not end with an empty line is parsed in steps of this size, so that floods are cut off early."""
-START_BYTES: Final = 16
+_START: Final = b"HTTP/"
+"""Of a head. The parser would take RTSP/ and ICE/ as well."""
 TLS_HELD_BYTES: Final = 64 << 10
 """While reading is paused, TLS takes no more from the kernel once it holds so much: by itself it would take 256 KiB, and then up
 to 256 KiB more."""
@@ -39,7 +40,6 @@ LONG_HEAD_BYTES: Final = 16 << 10
 """A head that grows beyond this is received when there is memory for as much as a head may have."""
 _head_end: Final = re.compile(rb"\n\r?\n").search
 """A bare line feed ends a line, for the parser too (RFC 9112 section 2.2)."""
-_LAST_CHUNK: Final = b"0\r\n\r\n"
 _UNKNOWN: Final = -1
 
 
@@ -57,7 +57,7 @@ the loop's time to whichever thread wants it, five milliseconds at once."""
 class Watched(ResponseHandler):
     """One connection. From ``set_response_params`` to the end of the response it belongs to an Exchange.
 
-    The head is fed to the parser alone, and a body of known length to its last byte: so what follows is never parsed.
+    aiohttp's parser is given whole heads, and nothing else: bodies are framed here.
     """
 
     def __init__(
@@ -76,28 +76,16 @@ class Watched(ResponseHandler):
         self._interim_max = interim_max
         self._exchange: Exchange | None = None
         self._params: dict[str, Any] = {}
-        self._start = b""
-        self._first = b""  # the status line's end, and the byte after it
-        self._carry = b""
-        self._begun = b""  # the beginning of a line of a head, not parsed yet
-        self._last = b""
-        self._is_parsing = False  # a head
-        self._is_ending = False  # the head that is fed ends with what is fed
-        self._head_bytes = 0
+        self._head = bytearray()  # what has come of one
         self._held = b""  # what has come of a long head that waits for memory
         self._lost: tuple[BaseException | None] | None = None  # how the connection ended while it did: told once that is read
         self._is_granted = False  # there is memory, but the connection is being closed
         self._left = _UNKNOWN
-        self._exact = False
         self._chunks: Chunks | None = None
         self._dirty = False
         self._closed_in_order = False
         self._unread: Any = None  # a pointer to a _PollFd, made once: it costs more than the call
         self._sock: socket.socket | None = None  # of a TLS connection
-        self.is_feeding = False
-        """A part of a body is being handed on: if it is the last, the connection is at rest thereafter, and not before."""
-        self.then: Callable[[], None] | None = None
-        """Called when it has been."""
         self.ip: str | None = None
         """The peer's address."""
         self.is_tls = False
@@ -136,8 +124,7 @@ class Watched(ResponseHandler):
         return not transport.is_closing()
 
     def rest(self) -> None:
-        """It waits for its next use. The parser, which a request begins anew, has all of the last head until then, twice: half a
-        megabyte, of a long one; the payload may have what nobody has read."""
+        """It waits for its next use. The payload may have what nobody has read."""
         self._parser = self._payload = None
 
     def is_quiet(self) -> bool:
@@ -153,10 +140,9 @@ class Watched(ResponseHandler):
         assert exchange is not None
         exchange.begin(self.ip, tls=self.is_tls, unasked=self._dirty)
         self._exchange = exchange
-        self._start = self._first = self._carry = self._begun = self._last = self._held = b""
-        self._head_bytes = 0
+        self._head.clear()
+        self._held = b""
         self._left = _UNKNOWN
-        self._exact = False
         self._chunks = None
         self._params = params
         super().set_response_params(**params)
@@ -169,8 +155,6 @@ class Watched(ResponseHandler):
                 self._dirty = True
                 self._drop()
             return
-        if self._is_parsing:  # asyncio hands on what TLS holds when aiohttp closes the connection for a fault
-            return
         exchange.received += len(data)
         if self._held:  # reading is paused, and what was under way comes all the same
             self._held += data
@@ -178,109 +162,112 @@ class Watched(ResponseHandler):
             self._receive(data, exchange)
 
     def _receive(self, data: bytes, exchange: Exchange) -> None:
-        if exchange.message is None and not (data := self._feed_head(data, exchange)) and self._left:
-            return  # there is more to come
-        if exchange.message is not None and self._exchange is not None:
-            self.is_feeding = True
+        if exchange.message is None:
+            data = self._feed_head(data, exchange)
+        if exchange.message is not None and self._exchange is not None and (data or not self._left):
             self._feed_body(data, exchange)
-            self.is_feeding = False
-            if (then := self.then) is not None:
-                self.then = None
-                then()
+
+    def pause_reading(self) -> None:
+        """aiohttp's own would tell the parser."""
+        self._reading_paused = True
+        self._pause_transport_reading()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """aiohttp asks for it at every chunk that is read, and at each end."""
-        if self._reading_paused or self._buffer_paused:
-            super().resume_reading(resume_parser)
+        if self._reading_paused:
+            self._reading_paused = False
+            self._resume_transport_reading()
 
     # -- head -----------------------------------------------------------------------------------------------------
 
     def _feed_head(self, data: bytes, exchange: Exchange) -> bytes:
-        """Feed heads, one at a time, until the final one is there; the bytes after it. Linear in the data, however many heads
-        or empty lines it holds."""
+        """Heads, one at a time, until the final one is there; the bytes after it. Linear in the data, however many heads or
+        empty lines it holds."""
         at, size = 0, len(data)
         while at < size and not self._is_over():
-            if not self._start and data[at] in b"\r\n":  # empty lines before a head (RFC 9112 section 2.2)
+            if not self._head and data[at] in b"\r\n":  # empty lines before a head (RFC 9112 section 2.2)
                 at = size - len(data[at:].lstrip(b"\r\n"))
                 continue
+            if not _START.startswith((self._head[: len(_START)] + data[at : at + len(_START)])[: len(_START)]):
+                self._fail("malformed", "not HTTP")
+                break
             end = self._end_of_head(data, at)
-            self._is_ending = end >= 0
-            self._head_bytes += (size if end < 0 else end) - at
-            if self._head_bytes > LONG_HEAD_BYTES and not self._has_room(exchange):
+            if len(self._head) + (size if end < 0 else end) - at > LONG_HEAD_BYTES and not self._has_room(exchange):
                 self._wait_for_room(data[at:], exchange)
                 return b""
-            if len(self._start) < START_BYTES:
-                self._start += data[at : at + START_BYTES - len(self._start)]
-            if self._is_indented(data, at):
-                self._fail("malformed", "white space before the first field")
-                break
             if end < 0:
-                self._carry = (self._carry + data[max(at, size - 2) :])[-2:]
-                for start in range(at, size, FEED_BYTES):
-                    self._parse_head(data[start : start + FEED_BYTES], is_whole=False)
-                    if self._is_over():
-                        break
-                at = size
-            else:
-                self._carry = b""
-                self._parse_head(data[at:end], is_whole=True)
-                at = end
+                self._head.extend(data[at:])
+                break
+            head = bytes(self._head) + data[at:end] if self._head else data[at:end]
+            self._head.clear()
+            self._take_head(head, exchange)
             if exchange.message is not None:
-                self._begin_body(exchange)
-                return data[at:]
-            if end >= 0:  # of an interim response: whatever its fields say of a body or an end, another follows (RFC 9110 15.2)
-                self._start = self._first = b""
-                super().set_response_params(**self._params)
-        if exchange.received > self._head_bytes_max:
+                return data[end:]
+            at = end
+        if exchange.received > self._head_bytes_max and not self._is_over():
+            self._parse(bytes(self._head), may_be_mended=False)  # the parser may know better what is wrong with it
             self._fail("header_too_large", f"a head of over {self._head_bytes_max} bytes")
         return b""
-
-    def _parse_head(self, data: bytes, *, is_whole: bool) -> None:
-        data, self._begun = without_blanks(self._begun + data, is_whole=is_whole)
-        if data:
-            self._is_parsing = True
-            super().data_received(data)
-            self._is_parsing = False
-
-    def _is_indented(self, data: bytes, at: int) -> bool:
-        """Whether white space stands before the first field: the parser takes it for the head's end, or for nothing, and other
-        readers leave out the line (RFC 9112 section 2.2)."""
-        if not self._first and (end := data.find(b"\n", at)) >= 0:
-            self._first, at = b"\n", end + 1
-        if self._first == b"\n":
-            self._first += data[at : at + 1]
-        return self._first in (b"\n ", b"\n\t")
 
     def _end_of_head(self, data: bytes, at: int) -> int:
         """The place behind the end of the head that goes on at ``at``; -1 if it is not in the data. It may have begun in what
         came before."""
-        if self._carry and (seam := _head_end(self._carry + data[at : at + 2])) is not None:
-            return at + seam.end() - len(self._carry)
+        if (before := self._head[-2:]) and (seam := _head_end(before + data[at : at + 2])) is not None:
+            return at + seam.end() - len(before)
         found = _head_end(data, at)
         return found.end() if found is not None else -1
 
-    def feed_data(self, data: Any, size: int = 0) -> None:
-        """A head was parsed: interim responses are counted and dropped, a second final response is never handed on."""
-        exchange = self._exchange
-        message, payload = data
-        if not self._start.lstrip(b"\r\n").startswith(b"HTTP/") and exchange is not None:
-            self._fail("malformed", "not HTTP")  # the parser would take RTSP/ and ICE/ as well
-        elif exchange is None or exchange.message is not None:
-            self._dirty = True
-        elif not self._is_ending or payload.total_bytes:  # an empty value before "\r\r\n" ends the head for the parser
+    def _take_head(self, head: bytes, exchange: Exchange) -> None:
+        """Interim responses are counted and dropped; the final one is handed on, and its body begins."""
+        if is_indented(head):
+            self._fail("malformed", "white space before the first field")
+        elif (parsed := self._parse(head, may_be_mended=True)) is None:
             self._fail("malformed", "no empty line behind the head")
-        elif 100 <= message.code < 200 and message.code != 101:
+        elif 100 <= parsed[0].code < 200 and parsed[0].code != 101:
             exchange.interim += 1
-            self._is_ending = False  # what follows has an end of its own
+            self._should_close |= parsed[0].should_close
+            self._renew_parser()  # whatever its fields say of a body or an end, another follows (RFC 9110 15.2)
             if exchange.interim > self._interim_max:
                 self._fail("too_many_interim", f"over {self._interim_max}")
-        elif fault := head_fault(message):
+        elif fault := head_fault(parsed[0]):
             self._fail(*fault)
         else:
-            exchange.message = message
-            if self._skip_payload and not exchange.interim and stays_open(message):
-                self._should_close = False  # the parser takes a HEAD's response without a length for one that the end ends
-            super().feed_data(data, size)
+            self._hand_on(*parsed, exchange)
+
+    def _parse(self, head: bytes, *, may_be_mended: bool) -> tuple[RawResponseMessage, StreamReader] | None:
+        """The response that a head begins; None if it is refused, or if the parser sees other ends: an empty value before
+        "\\r\\r\\n" is one for it. What it refuses and browsers do not is tried again, as they read it."""
+        assert self._parser is not None
+        try:
+            messages, _, _ = self._parser.feed_data(head)
+        except Exception as error:
+            reason, detail = _parser_reason(error)
+            if may_be_mended and reason == "malformed" and (other := mended(head)) is not None:
+                self._renew_parser()
+                return self._parse(other, may_be_mended=False)
+            self._fail(reason, detail)
+            return None
+        return messages[0] if len(messages) == 1 and not messages[0][1].total_bytes else None
+
+    def _renew_parser(self) -> None:
+        super().set_response_params(**self._params)
+
+    def _hand_on(self, message: RawResponseMessage, payload: StreamReader, exchange: Exchange) -> None:
+        exchange.message = message
+        if not may_be_kept(message):
+            self._should_close = True
+        elif not (self._skip_payload and stays_open(message)):  # one to HEAD without a length: the parser thinks that it closes
+            self._should_close |= message.should_close
+        if payload.is_eof():
+            self._left = 0
+        elif message.chunked:
+            self._chunks = Chunks(self._head_bytes_max)
+        elif (length := content_length(message)) is not None:
+            self._left = length
+        self._parser = None  # which has all of the head, twice: half a megabyte, of a long one
+        self._payload = payload
+        is_bodiless = self._skip_payload or message.code in EMPTY_BODY_STATUS_CODES
+        self.feed_data((message, EMPTY_PAYLOAD if is_bodiless else payload), 0)
 
     # -- a long head that waits for memory ------------------------------------------------------------------------
 
@@ -313,7 +300,6 @@ class Watched(ResponseHandler):
 
     def _feed_held(self, exchange: Exchange) -> None:
         held, self._held = self._held, b""
-        self._head_bytes = 0
         self._receive(held, exchange)
         self._end_wait()
 
@@ -326,54 +312,35 @@ class Watched(ResponseHandler):
 
     # -- body -----------------------------------------------------------------------------------------------------
 
-    def _begin_body(self, exchange: Exchange) -> None:
-        message, payload = exchange.message, self._payload
-        assert message is not None
-        self._exact = not self._dirty and may_be_kept(message)
-        if payload is None or payload.is_eof():
-            self._left = 0
-        elif message.chunked:
-            self._chunks = Chunks(self._head_bytes_max)
-        elif (length := content_length(message)) is not None:
-            self._left = length
-
     def _feed_body(self, data: bytes, exchange: Exchange) -> None:
-        assert exchange.message is not None
-        if self._left != _UNKNOWN:
-            if len(data) > self._left:
-                self._dirty = True
-                data = data[: self._left]
-            self._left -= len(data)
-        elif data:
-            self._last = data[-5:] if len(data) >= 5 else (self._last + data)[-5:]
         payload, chunks = self._payload, self._chunks
         if payload is None:
             return
-        is_resumed = not data  # aiohttp's way to have the parser go on with what it held back
+        size = len(data)
         if chunks is not None:
             data = chunks.feed(data)
             exchange.framing = chunks.framing
-        is_over = payload.is_eof()
-        if not is_over:
-            if self._left == _UNKNOWN or not self._exact:
-                if data or is_resumed:
-                    super().data_received(data)
-                is_over = payload.is_eof()
-            else:  # a body of known length needs no parser
-                payload.feed_data(data)
-                if not self._left:
-                    payload.feed_eof()
-                    is_over = True
+            self._dirty |= not chunks.is_exact
+            is_over = chunks.is_over
+        elif self._left != _UNKNOWN:
+            data = data[: self._left]
+            self._dirty |= len(data) < size
+            self._left -= len(data)
+            is_over = not self._left
+        else:
+            is_over = False
+        if data:
+            payload.feed_data(data)
         if chunks is not None and chunks.fault is not None:
             self._fail(*chunks.fault)
         elif is_over:
             self._exchange = None
             if self._sock is not None:
                 self._weigh(self._sock)
-            is_cut_off = exchange.message.chunked and self._left == _UNKNOWN and self._last != _LAST_CHUNK
-            self._dirty |= not self._exact or is_cut_off
             if self._dirty or exchange.ending is not None:
                 self._drop()
+            if not payload.is_eof():
+                payload.feed_eof()
 
     def _weigh(self, sock: socket.socket) -> None:
         """A response is over: what came for it, of which a part may be TLS's own."""
@@ -382,16 +349,6 @@ class Watched(ResponseHandler):
             self.largest_bytes = max(self.largest_bytes, self._wire_bytes - before)
 
     # -- endings --------------------------------------------------------------------------------------------------
-
-    def set_exception(self, exc: BaseException, exc_cause: BaseException = _EXC_SENTINEL) -> None:
-        """A parser's error, or the end of the connection. A body that was being read ends here, with a reason."""
-        exchange, payload = self._exchange, self._payload
-        over = exchange is None or (exchange.message is not None and (payload is None or payload.is_eof()))
-        if exchange is not None and not over and exchange.ending is None and not exchange.lost:
-            exchange.ending = _parser_reason(exc_cause, exchange)
-        self._dirty = True
-        super().set_exception(exc, exc_cause)
-        self._end_payload()
 
     def eof_received(self) -> None:
         self._closed_in_order = _said_goodbye(self.transport)
@@ -442,11 +399,14 @@ class Watched(ResponseHandler):
         return self.transport is None or (self.transport.is_closing() and self._lost is None)
 
     def _fail(self, reason: str, detail: str) -> None:
-        if self._exchange is None:  # a fault before this one ended a connection that was lost while its head waited
+        exchange = self._exchange
+        if exchange is None:  # a fault before this one ended a connection that was lost while its head waited
             return
-        if self._exchange.ending is None:
-            self._exchange.ending = (reason, detail)
+        if exchange.ending is None:
+            exchange.ending = (reason, detail)
+        self._dirty = True
         self.set_exception(ServerDisconnectedError())
+        self._end_payload()
         self._drop()
 
     def close(self) -> None:
@@ -489,12 +449,10 @@ def _said_goodbye(transport: asyncio.Transport | None) -> bool:
         return isinstance(error, ssl.SSLZeroReturnError)
 
 
-def _parser_reason(error: BaseException, exchange: Exchange) -> tuple[str, str]:
+def _parser_reason(error: BaseException) -> tuple[str, str]:
     if isinstance(error, LineTooLong):
         return "header_too_large", "a line of a response's head"
     message = str(error)
     if "Too many headers" in message:
         return "too_many_headers", ""
-    if exchange.message is not None and exchange.message.chunked:
-        return "chunked", "framing of the body"
     return "malformed", " ".join(message.split())[:100]

@@ -246,9 +246,6 @@ class Connector(aiohttp.TCPConnector):
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
         """Back to the pool, or closed at once: a TLS connection that says goodbye first may linger for long."""
-        if isinstance(protocol, Watched) and protocol.is_feeding and not should_close:  # by aiohttp's own way
-            protocol.then = partial(self._release, key, protocol)
-            return
         if should_close or not (isinstance(protocol, Watched) and protocol.idle):
             protocol.abort()
             super()._release(key, protocol, should_close=True)

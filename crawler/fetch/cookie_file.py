@@ -45,7 +45,9 @@ def read(file: Path, bytes_max: int | None = None) -> CookieJar:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cookies: {file}: {getattr(error, 'strerror', None) or error}") from None
     if not _is_first_line(first):
-        raise ConfigError(f"cookies: {file} is no cookie file in Netscape format (its first line says so)")
+        raise ConfigError(
+            f"cookies: {file} is no cookie file in Netscape format: the first line of one is '# Netscape HTTP Cookie File'"
+        )
     for number, line in enumerate(lines, 2):
         bare = line.removeprefix(_HTTP_ONLY)
         if bare.strip() and not bare.lstrip().startswith("#"):

@@ -89,7 +89,9 @@ def translated(error: BaseException, exchange: Exchange, *, tls: bool) -> FetchE
     if isinstance(error, (ssl.SSLError, aiohttp.ClientSSLError)):
         return FetchError("handshake", str(getattr(error, "reason", None) or ""))
     if isinstance(error.__cause__, ssl.SSLError) and not exchange.received:
-        return FetchError("handshake", str(error.__cause__.reason or ""))  # TLS 1.3 refuses a client after its handshake
+        words = str(error.__cause__.reason or "")
+        # TLS 1.3 refuses a client after its handshake, by an alert; of another fault loops keep nothing that came before it
+        return FetchError("handshake" if "_ALERT_" in words else "disconnected", words)
     if isinstance(error, aiohttp.InvalidURL):
         return FetchError("syntax", "the URL cannot be requested")
     if isinstance(error, aiohttp.ClientConnectorError):

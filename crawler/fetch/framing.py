@@ -6,6 +6,7 @@ Invariant: where aiohttp's parser and another reader may find different ends of 
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Final
 
 from aiohttp.http import HttpVersion10, HttpVersion11, RawResponseMessage
@@ -13,16 +14,12 @@ from aiohttp.http import HttpVersion10, HttpVersion11, RawResponseMessage
 LENGTH_MAX: Final = (1 << 63) - 1
 """The parser takes 2^64 - 1 for no length at all."""
 _DIGITS_MAX: Final = len(str(LENGTH_MAX))
-_NAME: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}+"
-_BLANKS_MAX: Final = 8
-_FIELDS_MAX: Final = 1024
-"""Of one part of a head, so many names are rid of white space: four times as many as ``max_headers`` lets pass by default. In 200
-KB stood 40,000, which took 26 ms of the loop, and the parser refuses them anyway."""
-_begun: Final = re.compile(rb"\n(?:%b[ \t]{0,%d}+)?\Z" % (_NAME, _BLANKS_MAX)).search
-_BEGUN_BYTES_MAX: Final = 1 + 64 + _BLANKS_MAX
-_blank: Final = re.compile(
-    rb"(\n(?!(?:content-length|transfer-encoding)[ \t])%b)[ \t]{1,%d}+:" % (_NAME, _BLANKS_MAX), re.IGNORECASE
-).sub
+LINES_MAX: Final = 512
+"""Of a head that may be mended: twice as many as ``max_headers`` lets pass by default."""
+_is_name: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+_looks_framing: Final = re.compile(rb"\AHTTP/|content-length|transfer-encoding", re.IGNORECASE).search
+_without_folds: Final = partial(re.compile(rb"\r?\n[ \t]+").sub, b" ")
 
 
 def head_fault(message: RawResponseMessage) -> tuple[str, str] | None:
@@ -43,14 +40,33 @@ def head_fault(message: RawResponseMessage) -> tuple[str, str] | None:
     return None
 
 
-def without_blanks(head: bytes, *, is_whole: bool) -> tuple[bytes, bytes]:
-    """A part of a head without the white space behind the names of its fields, which the parser refuses: no sender may leave it
-    there, but a proxy takes it away from a response (RFC 9112 section 5.1), as browsers do. What frames keeps it, and is refused.
-    Also what is not to be parsed before more has come, at most 73 bytes: a line that may be about to name a field.
-    ``is_whole``: none does."""
-    begun = None if is_whole else _begun(head, max(0, len(head) - _BEGUN_BYTES_MAX))
-    head, rest = (head, b"") if begun is None else (head[: begun.start()], begun[0])
-    return _blank(rb"\1:", head, _FIELDS_MAX) if b" :" in head or b"\t:" in head else head, rest
+def is_indented(head: bytes) -> bool:
+    """Whether white space stands before the first field of a whole head: the parser takes it for the head's end, or for nothing,
+    and other readers leave out the line (RFC 9112 section 2.2)."""
+    return head[head.index(b"\n") + 1] in b" \t"
+
+
+def mended(head: bytes) -> bytes | None:
+    """A whole head that the parser refuses, as browsers read it; None: no better. Without the white space behind names
+    (RFC 9112 section 5.1), without lines that name no field, and with one length where there are equal ones (section 6.3).
+    Names that frame are left as they are, and lines that could be read as such, or begin another response."""
+    start, *lines = _without_folds(head).split(b"\n", LINES_MAX)
+    kept, lengths = [start], set[bytes]()
+    for line in lines if len(lines) < LINES_MAX else ():
+        name, colon, value = line.partition(b":")
+        if colon and name.lower() == b"content-length":
+            new = {length.strip(b" \t\r") for length in value.split(b",")} - lengths
+            lengths |= new
+            if len(new) == 1:
+                kept.append(b"%b: %b\r" % (name, *new))
+            elif new:
+                kept.append(line)
+        elif colon and _is_name(plain := name.rstrip(b" \t")) and plain.lower() not in _FRAMING:
+            kept.append(plain + colon + value)
+        elif _looks_framing(name) or not line.strip(b"\r"):  # or is the head's end
+            kept.append(line)
+    found = b"\n".join(kept)
+    return found if found != head and len(lines) < LINES_MAX else None
 
 
 def content_length(message: RawResponseMessage) -> int | None:

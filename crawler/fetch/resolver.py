@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from crawler.core.errors import FetchError
 from crawler.core.urls import name_fault
-from crawler.fetch.channels import KEPT_BY_CARES, Channel, Channels, reason_of
+from crawler.fetch.channels import KEPT_BY_CARES, Channel, Channels, is_spoilt, reason_of
 from crawler.fetch.exchange import CURRENT
 from crawler.fetch.ipv6 import Ipv6
 
@@ -38,7 +38,9 @@ NODES_MAX: Final = 64
 """Addresses of one response that are looked at."""
 BY_TCP_MAX: Final = 2
 """Names at once of which UDP brought no address, so that TCP may be tried: of 64 KB c-ares makes up to 20 MB for a moment."""
-BY_TCP_REST_S: Final = 0.05
+ALONE_MAX: Final = 8
+"""Names at once that are asked for again by UDP, each alone: a thread and four descriptors."""
+ALONE_REST_S: Final = 0.05
 """After each: c-ares closes a channel, a thread and some descriptors, in one thread for all of them, which takes milliseconds."""
 
 Entry = tuple[str, ...] | str
@@ -63,6 +65,8 @@ class _Lookup(Struct, eq=False):
     """What is found is remembered."""
     is_empty: bool = False
     """There was a response without an address: UDP may have had no room for one."""
+    is_spoilt: bool = False
+    """There came what is no response: it may have been another name's."""
 
 
 class Resolver(AbstractResolver):
@@ -87,6 +91,7 @@ class Resolver(AbstractResolver):
         self._asked: dict[str, asyncio.Task[Entry]] = {}
         self._channels = Channels(nameservers, timeout_s)
         self._by_tcp = asyncio.Semaphore(BY_TCP_MAX)
+        self._alone = asyncio.Semaphore(ALONE_MAX)
         self._ipv6 = Ipv6()
         self.events = {"hit": 0, "miss": 0, "evicted": 0}
         """Of the cache."""
@@ -233,8 +238,10 @@ class Resolver(AbstractResolver):
                 await asyncio.sleep(wait_s)
             lookup = _Lookup(host, self._loop.time() + self._timeout_s)
             reason = await self._ask_for_each_kind(lookup, self._channels.shared(host))
+            if lookup.is_spoilt and reason not in ("", "dns_timeout"):
+                reason = await self._ask_alone(lookup, reason, self._alone, by_udp_alone=True)
             if lookup.is_empty and reason not in ("", "dns_timeout"):
-                reason = await self._ask_by_tcp(lookup, reason)
+                reason = await self._ask_alone(lookup, reason, self._by_tcp, by_udp_alone=False)
             return lookup.found or self._stale(host) or reason
         finally:
             self._asked.pop(host, None)
@@ -267,6 +274,7 @@ class Resolver(AbstractResolver):
             self.told += 1
             channel.deny(lookup.host)
         lookup.is_empty |= reason == "no_address"
+        lookup.is_spoilt |= is_spoilt(query)
         return reason
 
     def _came(self, lookup: _Lookup, query: asyncio.Future[Any]) -> None:
@@ -280,21 +288,21 @@ class Resolver(AbstractResolver):
             if lookup.is_kept:
                 self._last_told = lookup.host
 
-    async def _ask_by_tcp(self, lookup: _Lookup, reason: str) -> str:
+    async def _ask_alone(self, lookup: _Lookup, reason: str, room: asyncio.Semaphore, *, by_udp_alone: bool) -> str:
         """By UDP again, and by TCP if that is truncated, through a channel of its own, which goes with what it keeps. Where
-        many wait for that, what UDP said stands: names without an address must not wait behind those that drip."""
+        many wait for that, what was said stands: names without an address must not wait behind those that drip."""
         try:
             async with asyncio.timeout_at(lookup.until - self._timeout_s / 2):
-                await self._by_tcp.acquire()
+                await room.acquire()
         except TimeoutError:
             return reason
         try:
-            channel = self._channels.open(by_udp_alone=False)
+            channel = self._channels.open(by_udp_alone=by_udp_alone)
             reason = await self._ask_for_each_kind(lookup, channel)
             channel.cancel()
             return reason
         finally:
-            self._loop.call_later(BY_TCP_REST_S, self._by_tcp.release)
+            self._loop.call_later(ALONE_REST_S, room.release)
 
 
 def _heard(task: asyncio.Task[Entry]) -> None:

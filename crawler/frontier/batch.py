@@ -6,7 +6,7 @@ Invariant: a batch is committed whole or, after a failed write, its admissions a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Final
 
 from msgspec.structs import replace
@@ -29,8 +29,6 @@ class OpenBatch:
         self.settled: list[Settled] = []
         self.admitted: list[Admitted] = []
         self.hosts: dict[str, HostRest] = {}
-        self.refused: dict[str, int] = {}
-        """Links left out, by rule, but for those of visits."""
         self.robots: dict[str, bytes] = {}
         self.denials: dict[str, tuple[str, str]] = {}
         self.retired: dict[str, Mark | None] = {}
@@ -48,7 +46,7 @@ class OpenBatch:
         self._committed: list[asyncio.Future[None]] = []
 
     def __bool__(self) -> bool:
-        return bool(self.is_last or self.settled or self.admitted or self.robots or self.hosts or self.refused or self.retired)
+        return bool(self.is_last or self.settled or self.admitted or self.robots or self.hosts or self.retired)
 
     def is_full(self) -> bool:
         many = len(self.settled) >= OUTCOMES_MAX or self.links_count >= LINKS_MAX
@@ -83,14 +81,12 @@ class OpenBatch:
             self.robots.pop(origin, None)
             self.denials.pop(origin, None)
 
-    def refuse(self, refused: Mapping[str, int]) -> None:
-        _add(refused, self.refused)
-
     def closed(self, now: float, wall: float) -> Batch:
-        refused = dict(self.refused)
+        refused: dict[str, int] = {}
         for settled in self.settled:  # not before: those of a batch that fails are visited again
             if isinstance(settled.outcome, Done) and settled.outcome.refused and not settled.is_read_again:
-                _add(settled.outcome.refused, refused)
+                for rule, count in settled.outcome.refused.items():
+                    refused[rule] = refused.get(rule, 0) + count
         return Batch(self.settled, self.admitted, self.hosts, refused, now, wall, self.robots, self.denials, self.retired)
 
     def seed_hosts(self) -> set[str]:
@@ -104,13 +100,12 @@ class OpenBatch:
         return {*onward, *(link.host for admitted in self.admitted for link in admitted.links if link.kind == "robots")}
 
     def prepend(self, failed: OpenBatch) -> None:
-        """Take over what a failed batch still owes: admissions, counts, robots records and retired files, but no visits."""
+        """Take over what a failed batch still owes: admissions, robots records and retired files, but no visits."""
         self.admitted[:0] = failed.admitted
         self.links_count += sum(map(_count, failed.admitted))
         self.links_bytes += sum(map(_bytes, failed.admitted)) + sum(map(len, failed.robots.values()))
         self.hosts = failed.hosts | self.hosts
         self.is_last |= failed.is_last
-        self.refuse(failed.refused)
         self.robots = failed.robots | self.robots
         self.denials = failed.denials | self.denials
         self.retired = failed.retired | self.retired
@@ -237,8 +232,3 @@ def _count(admitted: Admitted) -> int:
 def _bytes(admitted: Admitted) -> int:
     block = admitted.block.size if admitted.block is not None else 0
     return admitted.text_bytes + block
-
-
-def _add(more: Mapping[str, int], counts: dict[str, int]) -> None:
-    for name, count in more.items():
-        counts[name] = counts.get(name, 0) + count

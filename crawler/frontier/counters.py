@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from heapq import nlargest
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, QUERY_EXPLOSION, Prepared, Settled, found_in, link_verdicts
 from crawler.core.model import NOT_PAGES, Known, Link
@@ -44,23 +44,8 @@ class Counters:
         self.recrawl_skipped = counts.recrawl_skipped
 
     def freeze(self) -> Counts:
-        return Counts(
-            known=self.known,
-            waiting=self.waiting,
-            retrying=self.retrying,
-            recrawl=self.recrawl,
-            done=self.done,
-            hosts=self.hosts,
-            outcomes=dict(self.outcomes),
-            reasons=dict(self.reasons),
-            refused=dict(self.refused),
-            lines=dict(self.lines),
-            not_pages=dict(self.not_pages),
-            statuses=dict(self.statuses),
-            changes=dict(self.changes),
-            settled=self.settled,
-            recrawl_skipped=self.recrawl_skipped,
-        )
+        values: dict[str, Any] = {name: getattr(self, name) for name in Counts.__struct_fields__}
+        return Counts(**values | {name: dict(value) for name, value in values.items() if isinstance(value, dict)})
 
     def admit(self, links: int, *, is_new_page: bool) -> None:
         self.waiting += links

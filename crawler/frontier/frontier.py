@@ -356,7 +356,7 @@ class Frontier:
 
     def refusing(self) -> Callable[[Link], tuple[str, str] | None] | None:
         """(outcome, reason) of a link that is wanted no more; None where nothing is excluded."""
-        return self._exclusion.refuses if self._exclusion is not None and self._exclusion.is_set else None
+        return self._exclusion.refuses if self._exclusion.is_set else None
 
     def undone(self, visits: Iterable[Settled], batch: OpenBatch) -> None:
         """These visits of a batch were not made, after all. The store gives leases again, robots links are asked for again."""
@@ -438,14 +438,13 @@ class Frontier:
 
     async def admit(self, admitted: Admitted) -> asyncio.Future[None]:
         """Links into the next batch, as soon as it has room. The future is done when they are committed."""
-        held = await self._links_room.links(admitted) if self._links_room is not None else None
+        held = await self._links_room.links(admitted)
         try:
             await self._batches.room()
         except BaseException:
-            if held is not None:
-                held.release()
+            held.release()
             raise
-        self._batches.open.admit(admitted, held.release if held is not None else None)
+        self._batches.open.admit(admitted, held.release)
         self._batches.mark_dirty(self._clock())
         return self._batches.open.when_committed()
 

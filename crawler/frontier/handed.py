@@ -81,9 +81,9 @@ class LinksRoom(Protocol):
 
 
 class Handed(NamedTuple):
-    """All of it. None: no robots.txt is asked for, nothing can be excluded, links are admitted without a reservation."""
+    """All of it. ``robots`` None: no robots.txt is asked for."""
 
     politeness: Politeness
-    robots: RobotsGate | None = None
-    exclusion: Exclusion | None = None
-    links_room: LinksRoom | None = None
+    robots: RobotsGate | None
+    exclusion: Exclusion
+    links_room: LinksRoom

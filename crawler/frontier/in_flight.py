@@ -15,7 +15,7 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -83,9 +83,8 @@ class InFlight:
 
     def out_long(self) -> list[bytes]:
         """The keys of visits that have been out for long by now."""
-        slots, now = self._map[BEAT.size :], time.monotonic()
-        found = SLOT.iter_unpack(slots[: len(slots) // SLOT.size * SLOT.size])
-        return [key for key, began in found if key and now - began >= OUT_LONG_S]
+        now = time.monotonic()
+        return [key for key, began in _visits(self._map[:]) if now - began >= OUT_LONG_S]
 
     def heartbeat(self) -> None:
         """We are alive."""
@@ -126,6 +125,10 @@ def _suspects(content: bytes, crashed: bool) -> list[bytes]:
     if len(content) < BEAT.size:
         return []
     (last,) = BEAT.unpack_from(content)
+    return [key for key, began in _visits(content) if crashed or last - began >= OUT_LONG_S]
+
+
+def _visits(content: bytes) -> Iterator[tuple[bytes, float]]:
+    """Key and beginning of each."""
     slots = content[BEAT.size :]
-    found = SLOT.iter_unpack(slots[: len(slots) // SLOT.size * SLOT.size])
-    return [key for key, began in found if key and (crashed or last - began >= OUT_LONG_S)]
+    return ((key, began) for key, began in SLOT.iter_unpack(slots[: len(slots) // SLOT.size * SLOT.size]) if key)

@@ -127,8 +127,7 @@ class MemoryStore:
             self._admit(admission, batch.now)
         self._queries.update(prepared.judged.queries)
         self._robots.update((origin, record) for origin, record in batch.robots.items() if self._owns(origin))
-        self._marks.update(marks)
-        for file, mark in batch.retired.items():
+        for file, mark in {**marks, **batch.retired}.items():
             if mark is None:
                 self._marks.pop(file, None)
             else:
@@ -224,9 +223,6 @@ class MemoryStore:
     def next_due(self) -> float | None:
         times = (self._queues.next_due(), self._scheduled[0][0] if self._scheduled and self._limits.recrawl else None)
         return min((time for time in times if time is not None), default=None)
-
-    def revive(self, outcomes: frozenset[str]) -> int:
-        return self.revive_some(Selection(outcomes=outcomes)).count
 
     def _chosen(self, which: Selection) -> list[Known]:
         settled = (page for key, page in self._pages.items() if key not in self._revived and page.link.kind != "robots")
@@ -340,8 +336,8 @@ class MemoryStore:
     def marks(self, folder: str = "") -> dict[str, Mark]:
         return {file: mark for file, mark in self._marks.items() if file.startswith(folder)}
 
-    def positions(self, begins: str = "") -> dict[str, bytes]:
-        return {source: position for source, position in self._positions.items() if source.startswith(begins)}
+    def positions(self) -> dict[str, bytes]:
+        return dict(self._positions)
 
     def clock(self) -> float:
         return self._now

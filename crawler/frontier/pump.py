@@ -100,7 +100,7 @@ class Pump:
             on_unfetched=on_unfetched,
         )
         self.holdings: Final = Holdings(self.frontier, self._batches)
-        self.sifter: Final = Sifter(self.frontier, self._refill, self._batches, handed.exclusion) if handed.exclusion else None
+        self.sifter: Final = Sifter(self.frontier, self._refill, self._batches, handed.exclusion)
         if member is not None:
             self.frontier.deals = member.deals
         self.frontier.counts = store.stats()
@@ -160,7 +160,11 @@ class Pump:
 
     async def remove(self, which: Selection) -> int:
         """Forget settled URLs; how many. As ``revive``."""
-        return await self._step_by_step(self._store.remove_some, which)
+        try:
+            return await self._step_by_step(self._store.remove_some, which)
+        finally:  # some may be, also where it has failed
+            if self.member is not None:
+                self.member.has_forgotten()
 
     async def _step_by_step(self, some: Callable[[Selection, bytes], Step], which: Selection, *, revives: bool = False) -> int:
         """What ``which`` means, in short steps between the pump's own calls; how many URLs. ``revives``: their hosts as well."""
@@ -215,15 +219,14 @@ class Pump:
                 tasks.create_task(self._commit_loop(), name="commit"),
                 tasks.create_task(self._refill_loop(), name="refill"),
             ]
-            others = [tasks.create_task(self.member.run(self), name="member")] if self.member is not None else []
-            if self.sifter is not None:
-                others.append(tasks.create_task(self.sifter.run(), name="sift"))
+            others = [tasks.create_task(self.sifter.run(), name="sift")]
+            if self.member is not None:
+                others.append(tasks.create_task(self.member.run(self), name="member"))
             if self._in_flight is not None:
                 others.append(tasks.create_task(self._beat_loop(self._in_flight), name="heartbeat"))
             if self.intake is not None:
                 others.append(tasks.create_task(self.intake.run(self), name="exchange"))
-            if others:
-                await asyncio.wait(loops)
+            await asyncio.wait(loops)
             for task in others:
                 task.cancel()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Set
+from collections.abc import Callable, Collection, Set
 from typing import Final
 
 from msgspec import Struct
@@ -55,3 +55,13 @@ class Step(Struct):
     count: int
     hosts: frozenset[str]
     after: bytes | None = None
+
+
+def in_steps(some: Callable[[Selection, bytes], Step], which: Selection) -> int:
+    """All that ``which`` means, one step after the other; how many URLs."""
+    step = some(which, b"")
+    total = step.count
+    while step.after is not None:
+        step = some(which, step.after)
+        total += step.count
+    return total

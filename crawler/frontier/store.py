@@ -126,12 +126,9 @@ class Store(Protocol):
         """How many links were admitted for a URL's host, and how many different query strings for its path; those
         are counted only where ``Limits`` has a limit for them."""
 
-    def revive(self, outcomes: frozenset[str]) -> int:
-        """Make settled URLs with one of these outcomes due again, as the next attempt; how many. In bounded steps. Their hosts
-        are given up no more, and their robots visits suspected of nothing."""
-
     def revive_some(self, which: Selection, after: bytes = b"") -> Step:
-        """One step of that, durable on return: between two commits of a crawl that runs."""
+        """Make settled URLs due again, as the next attempt: one step of it, durable on return. Their hosts are given up no more,
+        and their robots visits suspected of nothing."""
 
     def remove_some(self, which: Selection, after: bytes = b"") -> Step:
         """One step of forgetting settled URLs: found or named again, they are new. Those that wait again are left."""
@@ -155,8 +152,8 @@ class Store(Protocol):
     def marks(self, folder: str = "") -> dict[str, Mark]:
         """Every file of the crawl, or of one folder (``results/``), and its length as of the last commit."""
 
-    def positions(self, begins: str = "") -> dict[str, bytes]:
-        """Seed sources, or those whose name begins so, and the positions committed for them."""
+    def positions(self) -> dict[str, bytes]:
+        """Seed sources, and the positions committed for them."""
 
     def clock(self) -> float:
         """Crawl clock of the last commit, 0.0 if there was none."""

@@ -392,10 +392,6 @@ class Workbench:
                 resting += 1
         return resting, len(self._hosts) - resting - out, out
 
-    def longest(self) -> tuple[str, int] | None:
-        """The host with most links on the bench."""
-        return max(((name, len(host.queue)) for name, host in self._hosts.items()), key=lambda pair: pair[1], default=None)
-
     # -- inside ---------------------------------------------------------------------------------------------------
 
     def _remove(self, name: str) -> None:

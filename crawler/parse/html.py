@@ -44,9 +44,8 @@ PARSER: Final = "turbohtml:parse"
 
 _LINK_TAGS: Final = ("a", "area", "link", "iframe", "frame", "img", "source")
 _HINTS: Final = frozenset({"dns-prefetch", "preconnect"})
-_TOLD: Final = frozenset({"canonical", "alternate", "next", "prev"})
-_PAGES: Final = _TOLD | frozenset(
-    {"author", "help", "license", "privacy-policy", "terms-of-service"}
+_PAGES: Final = frozenset(
+    {"canonical", "alternate", "next", "prev", "author", "help", "license", "privacy-policy", "terms-of-service"}
     | {"copyright", "previous", "first", "last", "start", "up", "index", "contents", "amphtml"}
 )
 """Relations by which a <link> is a hyperlink (HTML, 4.6.7), and what was said for them before it. ``search`` is one there, but
@@ -76,12 +75,10 @@ RULE_OF: Final = {"too_long": "url_length"}
 
 
 class Outlink(Struct, frozen=True, array_like=True, gc=False):
-    """``url`` is canonical, ``host`` its key. ``kind`` says where it stood: a tag, ``refresh``, ``header``, ``srcset``,
-    or for <link> a telling rel such as ``canonical``."""
+    """``url`` is canonical, ``host`` its key."""
 
     url: str
     host: str
-    kind: str
     nofollow: bool = False
 
 
@@ -118,24 +115,24 @@ def outlinks(
     found = Found(url, options, len(body))
     for name, value in named:
         if name == b"link":
-            for target, rel, kind in link_header(escaped(value)):
-                found.add(found.linked(target, rel, kind, "header"))
+            for target, rel, type_of in link_header(escaped(value)):
+                found.add(found.linked(target, rel, type_of))
         elif name == b"refresh" and (onward := refresh(escaped(value))):
-            found.add([(onward, "refresh", False)])
+            found.add([(onward, False)])
     read_as = _html(found, body, mime, charset, robots) if body and mime in MIMES else None
     return Outlinks(found.links("nofollow" in robots), read_as, sorted(robots), found.refused)
 
 
-Reference = tuple[str, str, bool]
-"""As it stands in a document, with its kind, and whether it says ``nofollow``."""
+Reference = tuple[str, bool]
+"""As it stands in a document, and whether it says ``nofollow``."""
 
 
 class Found:
-    """What was found so far: URL → kind."""
+    """What was found so far."""
 
     def __init__(self, url: str, options: Options, body_bytes: int) -> None:
-        self.follow: dict[str, str] = {}
-        self.nofollow: dict[str, str] = {}
+        self.follow: dict[str, None] = {}
+        self.nofollow: dict[str, None] = {}
         self.refused: dict[str, int] = {}
         self.options = options
         self.page = url
@@ -149,7 +146,7 @@ class Found:
         """Take references, or count why not. One loop with its state at hand: it is what a page costs most in."""
         join, codec, left = self.join, self.codec, self._left
         bytes_left, links_left = self._bytes_left, self._links_left
-        for reference, kind, nofollow in references:
+        for reference, nofollow in references:
             if left <= 0:
                 self.refuse("outlinks")
                 continue
@@ -163,7 +160,7 @@ class Found:
                 continue
             seen = self.nofollow if nofollow else self.follow
             if url not in seen:
-                seen[url] = kind
+                seen[url] = None
                 bytes_left -= len(url)
                 links_left -= 1
                 if bytes_left < 0 or not links_left:
@@ -179,21 +176,18 @@ class Found:
         self.nofollow.pop(self.page, None)
         home = f"{origin(self.page)}/"
         host = host_key(home)
-        links = [
-            Outlink(url, host if url.startswith(home) else host_key(url), kind, nofollow) for url, kind in self.follow.items()
-        ]
-        links += [Outlink(url, host_key(url), kind, True) for url, kind in self.nofollow.items() if url not in self.follow]
+        links = [Outlink(url, host if url.startswith(home) else host_key(url), nofollow) for url in self.follow]
+        links += [Outlink(url, host_key(url), True) for url in self.nofollow if url not in self.follow]
         return links
 
-    def linked(self, reference: str, rel: str, mime: str, kind: str = "link") -> Iterator[Reference]:
+    def linked(self, reference: str, rel: str, mime: str) -> Iterator[Reference]:
         """A <link> or Link header, by its relations and type; hints name a host, not a page."""
         rels = rel.lower().split()
         if not _HINTS.isdisjoint(rels):
             return
         if _PAGES.isdisjoint(rels) or not _PARTS.isdisjoint(rels) or _no_page(mime):
             return self.refuse("resource")
-        told = next((word for word in rels if word in _TOLD), kind)
-        yield reference, told if kind == "link" else kind, "nofollow" in rels
+        yield reference, "nofollow" in rels
 
 
 def _html(found: Found, body: bytes, mime: str, charset: str | None, robots: set[str]) -> str:
@@ -212,7 +206,7 @@ def _html(found: Found, body: bytes, mime: str, charset: str | None, robots: set
             elif (name := (element.attr("name") or "").strip().lower()) and name in ("robots", found.options.agent.lower()):
                 robots.update(directives(content))
     rebase(found, base)
-    found.add((target, "refresh", False) for target in refreshes if target)
+    found.add((target, False) for target in refreshes if target)
     found.add(_references(found, document))
     return encoding
 
@@ -245,11 +239,11 @@ def _references(found: Found, document: turbohtml.Document) -> Iterator[Referenc
                 href = attr("xlink:href")  # in SVG
             if href is not None:
                 rel = attr("rel")
-                yield href, tag, rel is not None and "nofollow" in rel.lower().split()
+                yield href, rel is not None and "nofollow" in rel.lower().split()
             continue
         if tag == "iframe" or tag == "frame":
             if source := attr("src"):
-                yield source, tag, False
+                yield source, False
             continue
         if tag == "link":
             if href := attr("href"):

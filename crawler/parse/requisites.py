@@ -68,7 +68,7 @@ def requisites(
         from crawler.parse.encoding import css_encoding, decoder_of  # of no use to a crawl without requisites
 
         read_as = css_encoding(body, charset)
-        _add_all(found, css.urls(decoder_of(read_as)(body, True)), "css")
+        _add_all(found, css.urls(decoder_of(read_as)(body, True)))
     elif body and mime in HTML:
         document = document_of(body, charset, mime)
         read_as = document.encoding or "UTF-8"
@@ -83,28 +83,28 @@ def _elements(found: Found, elements: Iterable[Element], *, nested: bool) -> Non
     for element in elements:
         tag, attr = element.tag.lower(), element.attr
         for name in _ATTRIBUTES.get(tag, ()):
-            _add(found, attr(name), tag)
+            _add(found, attr(name))
         if tag in _SETS:
             for name in ("srcset", "data-srcset", "data-lazy-srcset"):
-                _add_all(found, srcset(attr(name) or ""), "srcset")
+                _add_all(found, srcset(attr(name) or ""))
         elif tag == "link":
             _related(found, attr("href") or "", attr("rel") or "")
-            _add_all(found, srcset(attr("imagesrcset") or ""), "srcset")
+            _add_all(found, srcset(attr("imagesrcset") or ""))
         elif tag == "script" and element.namespace.value != "html":  # SVG's
-            _add(found, attr("href"), tag)
-            _add(found, attr("xlink:href"), tag)
+            _add(found, attr("href"))
+            _add(found, attr("xlink:href"))
         elif tag == "style":
-            _add_all(found, css.urls("".join(element.strings)), "css")
+            _add_all(found, css.urls("".join(element.strings)))
         elif tag == "input" and (attr("type") or "").strip().lower() == "image":
-            _add(found, attr("src"), tag)
+            _add(found, attr("src"))
         elif tag == "iframe" and not nested and (inner := attr("srcdoc")):
             _srcdoc(found, inner)
         if style := attr("style"):
-            _add_all(found, css.urls(style), "css")
+            _add_all(found, css.urls(style))
         if element.namespace.value == "svg":
             for name in _PAINTED:
                 if value := attr(name):
-                    _add_all(found, css.urls(value), "css")
+                    _add_all(found, css.urls(value))
 
 
 def _srcdoc(found: Found, text: str) -> None:
@@ -118,15 +118,15 @@ def _srcdoc(found: Found, text: str) -> None:
 def _related(found: Found, reference: str, rel: str) -> None:
     """A <link>, or a Link header, by what it means; "alternate" alone is another page."""
     if not NEEDED.isdisjoint(rel.lower().split()):
-        _add(found, reference, "link")
+        _add(found, reference)
 
 
-def _add_all(found: Found, references: Iterable[str], kind: str) -> None:
+def _add_all(found: Found, references: Iterable[str]) -> None:
     for reference in references:
-        _add(found, reference, kind)
+        _add(found, reference)
 
 
-def _add(found: Found, reference: str | None, kind: str) -> None:
+def _add(found: Found, reference: str | None) -> None:
     """What is its own data, or a part of the page, is there already."""
     if reference and (bare := reference.strip()) and bare[0] != "#" and not bare[:11].lower().startswith(_INLINE):
-        found.add([(reference, kind, False)])
+        found.add([(reference, False)])

@@ -34,8 +34,8 @@ GZIP: Final = b"\x1f\x8b"
 ZSTD: Final = (b"\x28\xb5\x2f\xfd", *(bytes((0x50 + n, 0x2A, 0x4D, 0x18)) for n in range(16)))
 """A frame, or one to be skipped, with which parallel compressors begin (RFC 8878, 3.1)."""
 _FOREIGN: Final = {
-    b"BZh": "it is compressed with bzip2; {read} read",
-    b"\xfd7zXZ\0": "it is compressed with xz; {read} read",
+    b"BZh": "it is compressed with bzip2; {read} read: bzcat FILE | crawler ... -i -",
+    b"\xfd7zXZ\0": "it is compressed with xz; {read} read: xzcat FILE | crawler ... -i -",
     b"PK\3\4": "it is a zip archive; unpack it first",
     b"\xff\xfe": "it is UTF-16; save it as UTF-8",
     b"\xfe\xff": "it is UTF-16; save it as UTF-8",

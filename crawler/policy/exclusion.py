@@ -28,11 +28,12 @@ class Exclusion:
     def __init__(self, config: Config, begun: Sequence[str], blocks: Callable[[str], bool]) -> None:
         self._begun = frozenset(begun)
         self._blocks = blocks
+        self._settings: object = None
         self.change(config)
 
     def change(self, config: Config) -> bool:
         """From now on these settings; whether anything is excluded that may not have been before."""
-        before = getattr(self, "_settings", None)
+        before = self._settings
         self._settings = (config.include, config.exclude, tuple((table.match, table.block) for table in config.host))
         self._exclude = searches(config.exclude)
         later = zip(self._exclude, config.exclude, strict=True)

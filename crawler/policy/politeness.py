@@ -8,12 +8,15 @@ exponential back-off of a host that fails or asks us to slow down.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
 from crawler.core.batch import HostRest
 from crawler.core.model import Done, Dropped, Link, Outcome, Retry, Unvisited
+
+if TYPE_CHECKING:
+    from crawler.config import HostRules
 
 BACKOFF_BASE_S: Final = 1.0
 RUN_BACKOFF_MAX_S: Final = 300.0
@@ -23,22 +26,13 @@ NXDOMAINS_MAX: Final = 3
 """A host that has never responded is given up after so many of these in a row, or ``host_failures`` if they are fewer."""
 
 
-class HostSettings(Protocol):
-    """What the operator set; ``crawler.config.HostRules``."""
-
-    @property
-    def factor(self) -> float: ...
-
-    def delay(self, host: str) -> float: ...
-
-
 class Politeness:
     """``crawl_delay(link)`` is what the robots.txt of a link's origin asks for, as far as it is known, None where none is read;
     ``jitter()`` gives numbers in [0, 1)."""
 
     def __init__(
         self,
-        hosts: HostSettings,
+        hosts: HostRules,
         crawl_delay: Callable[[Link], float] | None,
         jitter: Callable[[], float],
         *,

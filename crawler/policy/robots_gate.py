@@ -167,7 +167,7 @@ class RobotsGate:
         """What an origin's robots.txt names as its sitemaps; None while nobody knows. One that cannot be fetched names none where
         it is not obeyed: its pages are visited all the same, and there is the usual place."""
         rules = self._cache.get(origin)
-        if rules is not None and not rules.unavailable:
+        if rules is not None:
             return rules.sitemaps
         return () if not self._obeys(origin) and self.failed(origin) is not None else None
 

@@ -18,10 +18,6 @@ class Dealing(Protocol):
         """No more visits are dealt, for good."""
 
     @property
-    def out_count(self) -> int:
-        """Visits out."""
-
-    @property
     def visiting_count(self) -> int:
         """Visits out that have not ended: without those held until it is known whose fault they were."""
 

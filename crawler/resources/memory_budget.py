@@ -194,12 +194,6 @@ class VisitMemory:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.release()
 
-    async def take(self, name: str, size: int) -> Reservation:
-        self._check(name)
-        account = self._accounts[name]
-        self._held[name] = reservation = account.take_now(size) or await account.take(size)
-        return reservation
-
     def _check(self, name: str) -> None:
         held = self._held
         if held:
@@ -249,13 +243,16 @@ class VisitMemory:
             head.shrink(HEAD_COPIES * head_bytes)
 
     async def decode(self, size: int) -> Reservation:
-        """For a decoder; to be released when it is gone (``with await visit.decode(n):``)."""
-        return await self.take("parse", size)
+        """For a decoder and what it needs; to be released when that is gone (``with await visit.decode(n):``)."""
+        self._check("parse")
+        account = self._accounts["parse"]
+        self._held["parse"] = reservation = account.take_now(size) or await account.take(size)
+        return reservation
 
     async def parse(self, input_bytes: int, outlinks: int, decoder_bytes: int) -> Reservation:
         """For a document of so many decoded bytes and at most so many links, which a decoder of ``decoder_bytes`` undoes first;
         to be released when what was found in it is held no longer."""
-        return await self.take("parse", reading_bytes(input_bytes, outlinks, decoder_bytes))
+        return await self.decode(reading_bytes(input_bytes, outlinks, decoder_bytes))
 
     async def outcome(self, size: int) -> Reservation:
         """For an outcome and what it holds in memory: body, headers, outlinks. It outlives the visit; the commit releases it."""

@@ -1,7 +1,6 @@
 """What is done as memory nears its limit: fewer visits, caches emptied, visits given up, parsers begun anew, the crawl ended.
 
-Invariants: what the watch decides is carried out here and nowhere else. A visit that is given up for lack of memory does not
-count as an attempt.
+Invariant: what the watch decides is carried out here and nowhere else.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from itertools import islice
 from typing import Final, TypeVar
 
 from crawler.core.errors import StorageError
@@ -38,8 +36,8 @@ logger: Final = logging.getLogger(__name__)
 
 
 class MemoryGovernor:
-    """``children()`` are the process ids of the tree besides our own; ``empty`` are caches that can be emptied; ``break_off``
-    ends, over the limit, what else can be done again."""
+    """``children()`` are the process ids of the tree besides our own; ``empty`` are caches that can be emptied;
+    ``give_up_visits`` ends so many that are out; ``break_off``, over the limit, what else can be done again."""
 
     def __init__(
         self,
@@ -48,6 +46,7 @@ class MemoryGovernor:
         *,
         children: Callable[[], Iterable[int]],
         empty: Iterable[Callable[[], None]],
+        give_up_visits: Callable[[int], None],
         restart_parsers: Callable[[], None],
         clock: Callable[[], float],
         break_off: Callable[[], None] = lambda: None,
@@ -58,10 +57,8 @@ class MemoryGovernor:
         self._dealing = dealing
         self._meter = Meter(budget.plan.limit, children)
         self._empty = tuple(empty)
-        self._restart_parsers, self._break_off = restart_parsers, break_off
+        self._give_up_visits, self._restart_parsers, self._break_off = give_up_visits, restart_parsers, break_off
         self._clock = clock
-        self._visits: dict[asyncio.Task[None], None] = {}  # workers in the order in which their visits began
-        self._given_up: set[asyncio.Task[None]] = set()
         self._base = 0
         self._thread: Executor | None = None
         budget.measure("base", lambda: self._base)
@@ -113,38 +110,8 @@ class MemoryGovernor:
         if self.reading.pressure > OVER:
             self._break_off()
         if decision.give_up:
-            self._give_up(decision.give_up)
+            self._give_up_visits(decision.give_up)
         if decision.restart_parsers:
             self._restart_parsers()
         if decision.end:
             raise StorageError(ENDED)
-
-    # -- visits that may be given up ------------------------------------------------------------------------------
-
-    def begins(self, worker: asyncio.Task[None]) -> None:
-        """This worker's visit may be given up from here on."""
-        self._visits[worker] = None
-
-    def ended(self, worker: asyncio.Task[None]) -> None:
-        """It may not from here on. May be called again."""
-        self._visits.pop(worker, None)
-
-    def gave_up(self, worker: asyncio.Task[None]) -> bool:
-        """Whether the cancellation just caught was ours; it is taken back then."""
-        if worker not in self._given_up:
-            return False
-        self._given_up.discard(worker)
-        worker.uncancel()
-        return True
-
-    def _give_up(self, count: int) -> None:
-        """The longest out hold most."""
-        for worker in list(islice(self._visits, count)):
-            self.give_up(worker)
-
-    def give_up(self, worker: asyncio.Task[None]) -> None:
-        """End this worker's visit, if it has not ended: it counts as not made."""
-        if worker in self._visits:
-            del self._visits[worker]
-            self._given_up.add(worker)
-            worker.cancel()

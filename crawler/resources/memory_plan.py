@@ -137,7 +137,8 @@ class Plan(Struct, frozen=True):
 
     def table(self) -> str:
         """The accounts for people, one a line, and their sum."""
-        return _table(self.accounts, self.limit)
+        lines = [f"  {name:<11}{_words(size):>10}  {SAYS[name]}" for name, size in self.accounts.items() if size]
+        return "\n".join([*lines, f"  {'sum':<11}{_words(sum(self.accounts.values())):>10}  of {_words(self.limit)}"])
 
 
 def default_limit(cgroup_bytes: int | None) -> int:
@@ -277,11 +278,6 @@ def _largest(name: str, limit: int, needs: Needs) -> int | None:
 
 def _between(low: int, value: int, high: int) -> int:
     return max(low, min(value, high))
-
-
-def _table(accounts: Mapping[str, int], limit: int) -> str:
-    lines = [f"  {name:<11}{_words(size):>10}  {SAYS[name]}" for name, size in accounts.items() if size]
-    return "\n".join([*lines, f"  {'sum':<11}{_words(sum(accounts.values())):>10}  of {_words(limit)}"])
 
 
 def _words(size: int) -> str:

@@ -111,7 +111,7 @@ class Network:
             return
         for host in self._outage.witnesses[:2]:
             if await self._reaches(host):
-                self._outage.reached()
+                self._outage.reached(names_speak=self._mute is None and await self._names.speak())
                 self._pause_or_resume()
                 return
         self._dealing.deal_one()

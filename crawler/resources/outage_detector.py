@@ -76,6 +76,10 @@ class Outage(Generic[T]):
         self._held: deque[tuple[float, T]] = deque()
         self._streak: OrderedDict[str, tuple[bool, Sign]] = OrderedDict()
         """Hosts that failed since the last response: whether they had responded before, and how they failed."""
+        self._failed: set[int] = set()
+        """All of them, by hash, and those that fail while we are offline."""
+        self._dead: set[int] = set()
+        """Proved to be so by an outage that was none: by themselves they are no reason to suspect another."""
         self._responded: set[int] = set()
         self._responded_before: set[int] = set()
         self._witnesses: deque[str] = deque(maxlen=WITNESSES_MAX)
@@ -127,9 +131,12 @@ class Outage(Generic[T]):
             return [(item, True)]
         if sign == "response":
             return self._on_response(item, host)
+        is_new = sign == "local" or (sign != "silence" and hash(host) not in self._dead)
+        if is_new and sign != "local" and len(self._failed) < self._remembered_max:
+            self._failed.add(hash(host))
         if self.offline:
             return self._still_offline(item)
-        if sign != "silence":
+        if is_new:
             self._streak.pop(host, None)
             self._streak[host] = (self._has_responded(host), sign)
             if len(self._streak) > self._hosts_max:
@@ -165,23 +172,34 @@ class Outage(Generic[T]):
         last = (self._last_witness,) if self._last_witness is not None else ()
         return tuple(dict.fromkeys((*last, *reversed(self._witnesses))))
 
-    def reached(self) -> None:
-        """A witness can be reached, so the hosts that failed are really gone; they no longer count as having responded."""
+    def reached(self, *, names_speak: bool = True) -> None:
+        """A witness can be reached, so the hosts that failed are really gone; they no longer count as having responded. Unless
+        ``names_speak``, they may be there: the name servers are not."""
         if not self.offline:
             return
         for host in self._streak:
             self._responded.discard(hash(host))
             self._responded_before.discard(hash(host))
-        self._streak.clear()
-        self._since, self._blind = None, True
+        if self._probes == 1 and names_speak:  # the network did not come back: it was never lost
+            if len(self._dead) + len(self._failed) > self._remembered_max:
+                self._dead.clear()
+            self._dead |= self._failed
+            self._responded -= self._failed
+            self._responded_before -= self._failed
+        self._end(is_blind=True)
 
     def _on_response(self, item: T, host: str) -> list[tuple[T, bool]]:
         self._remember(host)
-        self._streak.clear()
-        self._since, self._blind = None, False
+        self._end(is_blind=False)
         return [*self._release(leave=0), (item, True)]
 
+    def _end(self, *, is_blind: bool) -> None:
+        self._streak.clear()
+        self._failed.clear()
+        self._since, self._blind = None, is_blind
+
     def _remember(self, host: str) -> None:
+        self._dead.discard(hash(host))
         if hash(host) not in self._responded:
             if len(self._responded) >= self._remembered_max:
                 self._responded_before, self._responded = self._responded, set()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 from prometheus_client import CollectorRegistry
 
 from crawler.core.errors import FetchError
@@ -74,12 +74,18 @@ class Control:
         app.on_shutdown.append(dashboard.close)
         for method, path, handler in (*self.routes(), *dashboard.routes()):
             app.router.add_route(method, path, handler)
+            if method == hdrs.METH_GET:
+                app.router.add_route(hdrs.METH_HEAD, path, handler)
         return app
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         """Exactly the operations of the OpenAPI file."""
         watching = watched(self.registry, self.vitals.alive, self.vitals.ready)
         asked: list[tuple[str, str, Handler]] = [("GET", path, handler) for path, handler in watching.items()]
+
+        def large(handler: Handler) -> Handler:
+            return self.follow.few_at_a_time(_in_time(handler))
+
         return [
             ("POST", "/v1/seeds", _asked(self.lists.post_seeds, "tag", "list")),
             ("GET", "/v1/results", _asked(self.follow.get_results, "cursor", "wait", *FILTERS)),
@@ -87,22 +93,22 @@ class Control:
             ("POST", "/v1/retry", _asked(self.steering.post_retry)),
             ("POST", "/v1/remove", _asked(self.steering.post_remove)),
             ("POST", "/v1/checkpoint", _asked(self.steering.post_checkpoint)),
-            ("GET", "/v1/hosts", _asked(_in_time(self.get_hosts), "sort", "limit")),
+            ("GET", "/v1/hosts", _asked(large(self.get_hosts), "sort", "limit")),
             ("GET", "/v1/urls", _asked(_in_time(self.get_url), "url", "via")),
             ("POST", "/v1/recrawl", _asked(_in_time(self.steering.post_recrawl), "older_than", "match", "outcome")),
             ("GET", "/debug/memory", _asked(_in_time(self.get_memory), "seconds")),
+            ("GET", "/v1/lists", _asked(large(self.steering.get_lists))),
+            ("GET", "/v1/tags", _asked(large(self.steering.get_tags))),
+            ("GET", "/v1/settings", _asked(large(self.get_settings))),
+            ("GET", "/v1/exclusions", _asked(large(self.steering.get_exclusions))),
             *(
                 (method, path, _asked(_in_time(handler)))
                 for method, path, handler in (
                     ("GET", "/v1/status", self.get_status),
-                    ("GET", "/v1/lists", self.steering.get_lists),
-                    ("GET", "/v1/tags", self.steering.get_tags),
                     ("POST", "/v1/pause", self.post_pause),
                     ("POST", "/v1/resume", self.post_resume),
                     ("POST", "/v1/drain", self.post_drain),
-                    ("GET", "/v1/settings", self.get_settings),
                     ("PATCH", "/v1/settings", self.patch_settings),
-                    ("GET", "/v1/exclusions", self.steering.get_exclusions),
                     ("POST", "/v1/exclusions", self.steering.post_exclusions),
                     ("GET", "/v1/openapi.yaml", self.get_openapi),
                 )

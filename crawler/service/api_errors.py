@@ -121,7 +121,7 @@ def _admit(request: web.Request, token: str | None, names: frozenset[str], serve
         if not _is_own(request.host, names):  # DNS rebinding: another site's name that points here
             raise Problem(403, f"ask for this crawler by its address, or by one of server_names; {request.host!r} is neither")
     elif request.path not in OPEN | session.OPEN and not _knows(request, token):
-        if request.method == "GET" and request.path in ("/", "/why"):
+        if request.method in (hdrs.METH_GET, hdrs.METH_HEAD) and request.path in ("/", "/why"):
             return session.login_page()
         raise Problem(401, "give the token as Authorization: Bearer TOKEN", headers={"WWW-Authenticate": "Bearer"})
     return None

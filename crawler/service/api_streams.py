@@ -7,14 +7,16 @@ piece in memory, whatever it streams.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Set
+from collections.abc import AsyncIterator, Callable, Mapping, Set
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Final, get_args
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 from msgspec import Struct
 
 from crawler.core.durable import is_there, length_of, missing, storing
@@ -26,6 +28,7 @@ from crawler.output.file_names import WHOLE, folder_of, number_of, part_of, part
 from crawler.output.results import ROW_BYTES_MAX, Row
 from crawler.resources.memory_budget import Account, Reservation
 from crawler.service.api_errors import Problem, host_named
+from crawler.service.listener import Handler
 from crawler.service.steered import Steered
 
 ROWS_BYTES: Final = 1 << 20
@@ -37,6 +40,8 @@ DECODERS_BYTES: Final = 40 << 20
 """Of bodies that are being decoded for clients: the windows of two by brotli, or of four by zstd."""
 DECODED_FREE_BYTES: Final = 256 << 10
 """A decoder touches no more of its window than has come out of it: ordinary pages need not wait for another's."""
+LARGE_MAX: Final = 4
+"""At a time, of responses that are made whole and may be as large as those of 1,000 long tags: 1 MiB."""
 SLOT_S: Final = 30.0
 SLOW_S: Final = 30.0
 RATE_MIN: Final = 16 << 10
@@ -70,7 +75,7 @@ class Follow:
 
     def __init__(self, crawl: Steered, root: Path) -> None:
         self._crawl, self._root = crawl, root
-        self._slots = asyncio.Semaphore(STREAMS_MAX)
+        self._slots, self._large = asyncio.Semaphore(STREAMS_MAX), asyncio.Semaphore(LARGE_MAX)
         self._decoders = Account("decoders", DECODERS_BYTES)
 
     async def get_results(self, request: web.Request) -> web.StreamResponse:
@@ -142,7 +147,26 @@ class Follow:
                 return rows
             await asyncio.sleep(_LOOK_EVERY_S)
 
+    def few_at_a_time(self, handler: Handler) -> Handler:
+        """Its responses, which may be large, are made and sent within a slot of their own."""
+
+        async def limited(request: web.Request) -> web.StreamResponse:
+            async with _slot(self._large):
+                made = await handler(request)
+                assert isinstance(made, web.Response) and isinstance(made.body, bytes)
+                response = web.StreamResponse(headers=made.headers)
+                response.content_length = len(made.body)
+                return await self._send(request, response, partial(BytesIO(made.body).read, PIECE_BYTES))
+
+        return limited
+
     async def _stream(
+        self, request: web.Request, response: web.StreamResponse, read: Callable[[], bytes], decoder_bytes: int = 0
+    ) -> web.StreamResponse:
+        async with _slot(self._slots):
+            return await self._send(request, response, read, decoder_bytes)
+
+    async def _send(
         self, request: web.Request, response: web.StreamResponse, read: Callable[[], bytes], decoder_bytes: int = 0
     ) -> web.StreamResponse:
         """Piece by piece, no faster than the client takes them. What fails midway, or is taken too slowly, cuts the
@@ -150,17 +174,12 @@ class Follow:
         decoder: Reservation | None = None
         left = DECODED_FREE_BYTES
         try:
-            async with asyncio.timeout(SLOT_S):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise Problem(503, "too many are reading; try again", headers={"Retry-After": "5"}) from None
-        try:
             piece = await asyncio.to_thread(read)
             if request.transport is not None:
                 request.transport.set_write_buffer_limits(PIECE_BYTES)
             await response.prepare(request)
             async with asyncio.timeout(SLOW_S) as deadline:
-                while piece:
+                while piece and request.method != hdrs.METH_HEAD:
                     await response.write(piece)
                     deadline.reschedule((deadline.when() or 0.0) + len(piece) / RATE_MIN)
                     left -= len(piece)
@@ -178,8 +197,21 @@ class Follow:
         finally:
             if decoder is not None:
                 decoder.release()
-            self._slots.release()
         return response
+
+
+@contextlib.asynccontextmanager
+async def _slot(slots: asyncio.Semaphore) -> AsyncIterator[None]:
+    """Problem: none is free in time."""
+    try:
+        async with asyncio.timeout(SLOT_S):
+            await slots.acquire()
+    except TimeoutError:
+        raise Problem(503, "too many are reading; try again", headers={"Retry-After": "5"}) from None
+    try:
+        yield
+    finally:
+        slots.release()
 
 
 def wanted_rows(request: web.Request) -> Callable[[Row], bool] | None:

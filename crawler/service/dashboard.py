@@ -58,7 +58,7 @@ class Dashboard:
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         return [
-            ("GET", "/", self.get_page),
+            ("GET", "/", self._control.follow.few_at_a_time(self.get_page)),
             ("GET", "/events", self.get_events),
             ("GET", "/why", self.get_why),
             ("GET", "/page.css", _asset("page.css", "text/css")),
@@ -95,7 +95,8 @@ class Dashboard:
         response = web.StreamResponse(headers=session.HEADERS | {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
         try:
             await response.prepare(request)
-            await self._follow(response, request.headers.get("Last-Event-ID", request.query.get("version", "")))
+            if request.method != hdrs.METH_HEAD:
+                await self._follow(response, request.headers.get("Last-Event-ID", request.query.get("version", "")))
             return response
         except (StorageError, TimeoutError):
             if not response.prepared:

@@ -1,6 +1,7 @@
 """sd_notify(3): state, status line and watchdog for systemd, over the datagram socket that it names, if it names one.
 
-Invariant: WATCHDOG is sent by the event loop itself, and only while the crawl makes progress.
+Invariants: WATCHDOG is sent by the event loop itself, and only while the crawl makes progress. A state that the socket did not
+take is sent again.
 """
 
 from __future__ import annotations
@@ -29,26 +30,31 @@ class Notifier:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self.watchdog_s = _watchdog_s(environ)
         """WATCHDOG must come this often; None if systemd does not wait for it."""
+        self._unsent: str | None = None
+        """The state, if the socket did not take it: its queue may be full (unix(7): of 10 messages by default)."""
 
     def ready(self) -> None:
-        self._send("READY=1")
+        self._tell("READY=1")
 
     def reloading(self) -> None:
         """``ready`` must follow."""
-        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        self._send("STOPPING=1")
+        self._tell("STOPPING=1")
 
     def status(self, text: str) -> None:
         """One line for ``systemctl status``."""
         self._send(f"STATUS={printable(text[:_STATUS_CHARS_MAX])}")
 
     async def keep(self, alive: Callable[[], str | None], status: Callable[[], str]) -> None:
-        """Feed the watchdog and the status line, for ever; while ``alive`` says what is wrong the watchdog starves."""
+        """Feed the watchdog and the status line, for ever, and tell what could not be told; while ``alive`` says what is wrong
+        the watchdog starves."""
         every = STATUS_EVERY_S if self.watchdog_s is None else min(STATUS_EVERY_S, self.watchdog_s / 3)
         starved = False
         while True:
+            if self._unsent is not None:
+                self._tell(self._unsent)
             wrong = alive()
             if wrong is None:
                 self._send("WATCHDOG=1")
@@ -58,15 +64,19 @@ class Notifier:
             self.status(wrong or status())
             await asyncio.sleep(every)
 
-    def _send(self, message: str) -> None:
-        """Send if possible: a service manager that cannot be reached does not end a crawl."""
+    def _tell(self, state: str) -> None:
+        self._unsent = None if self._send(state) else state
+
+    def _send(self, message: str) -> bool:
+        """Send if possible; whether it was. A service manager that cannot be reached does not end a crawl."""
         if not self._address:
-            return
+            return True
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as channel:
                 channel.sendto(message.encode(), self._address)
         except OSError:
-            pass
+            return False
+        return True
 
 
 def _watchdog_s(environ: Mapping[str, str]) -> float | None:

@@ -18,6 +18,7 @@ from crawler.cli.arguments import CommandParser
 from crawler.cli.main import COMMANDS, main
 from crawler.config import render
 from crawler.config.sections import Config
+from crawler.core import text
 from crawler.core.version import IDENTITY, __version__
 
 
@@ -76,6 +77,9 @@ def test_an_interrupt_while_a_crawl_opens_or_closes_is_an_early_stop(monkeypatch
         (["config", "shwo"], "invalid choice"),
         (["config", "show", "--wrkers", "5"], "did you mean --workers?"),
         (["config", "show", "--work", "5"], "--workers"),
+        (["run", "https://a.example/", "-o", "out/", "--max-depth", "2"], "did you mean --depth?"),
+        (["run", "https://a.example/", "-o", "out/", "--mime=application/pdf"], "did you mean --accept-mime?"),
+        (["crawl", "https://a.example/"], "did you mean run?"),
         (["config", "show", "--metrics", "3"], "did you mean --metrics-listen?"),
         (["why", "http://a.example/", "out/"], "out/ is one name too many: a directory is named by --data"),
         (["summary", "out/", "more/"], "more/ is one name too many (see"),
@@ -88,6 +92,15 @@ def test_a_mistyped_command_line_is_a_usage_error(arguments, said):
     ended = command(*arguments)
     assert ended.returncode == 2 and ended.stdout == "" and said in ended.stderr
     assert len(ended.stderr.splitlines()) <= 3
+
+
+def test_what_other_crawlers_call_a_setting_or_a_command_leads_to_one_that_exists():
+    names = {key.replace("_", "-") for key in Config.fields} | set(COMMANDS)
+    assert set(text._ELSEWHERE.values()) <= names and names.isdisjoint(text._ELSEWHERE)
+    assert text.did_you_mean("max_depth", Config.fields) == "; did you mean depth?"
+    known = ["CRAWLER_MIN_RATE", "CRAWLER_BANDWIDTH"]
+    assert text.did_you_mean("CRAWLER_LIMIT_RATE", known) == "; did you mean CRAWLER_BANDWIDTH?"
+    assert text.did_you_mean("--max-depth", ["--data", "--json"], "!") == "!", "no such setting here"
 
 
 @pytest.mark.parametrize(("arguments", "environ"), [(["--tag", "x"], {}), ([], {"CRAWLER_TAG": "x"})])

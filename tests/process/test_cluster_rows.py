@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -109,3 +110,41 @@ def test_a_node_that_has_fewer_processes_than_before_tells_of_their_files_that_a
             go_on.set()
         cluster.wait()
     assert all(is_safe(decode_mark(value)) for _, value in marks()) and len(marks()) >= 6
+
+
+def test_rows_that_a_process_had_written_before_a_power_cut_are_told_though_the_node_has_fewer_now(tmp_path: Path) -> None:
+    """A working copy is not synced: it may be as it was minutes ago, and so may the lengths of files that it knows."""
+    web, shared, go_on = tree(PAGES), threading.Event(), threading.Event()
+    pages = web.default
+
+    def answer(host: str, path: str) -> Answer:
+        until = {1: None}.get(n := int(path[1:]), shared if n <= 60 else go_on)
+        return replace(pages(host, path), until=until.is_set if until else None)
+
+    web.default = answer
+    cluster = Cluster(tmp_path, postgres().url())
+    copy, before = cluster.directory("a") / "frontier" / "part-01", tmp_path / "before"
+    with cluster.running(), web.running():
+        try:
+            cluster.begin("a", url_of(web, 1), "--processes", "2", "--grace", "1s")
+            wait_until(lambda: cluster.is_shared(a=2))
+            shared.set()
+            wait_until(lambda: cluster.counts().outcomes.get("ok") == 60)
+            assert cluster.drain("a") == 5
+            shutil.copytree(copy, before)
+        finally:
+            shared.set()
+            go_on.set()
+        cluster.begin("a", url_of(web, 1), "--processes", "2")
+        cluster.wait()
+        shutil.rmtree(copy)
+        shutil.move(before, copy)
+        cluster.begin("a", url_of(web, 1), "--processes", "1")
+        cluster.wait()
+        wanted = sorted(url_of(web, n) for n in range(1, PAGES + 1))
+        for told in (command("results", str(cluster.directory("a"))), command("results", "--final", str(cluster.directory("a")))):
+            assert sorted(json.loads(line)["canonical"] for line in told.stdout.splitlines()) == wanted
+        assert command("verify", str(cluster.directory("a"))).returncode == 0
+        cluster.begin("a", url_of(web, 1), "--processes", "2")
+        cluster.wait()
+    cluster.check_counts()

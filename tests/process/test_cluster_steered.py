@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import threading
 import time
 import urllib.error
@@ -23,7 +24,7 @@ from support.db_proxy import Proxy
 from support.postgres import postgres, rows
 from support.programs import command, port_of_its_own
 from support.waiting import wait_until
-from support.webs import Web
+from support.webs import Web, page
 
 NAMES = ("a", "b", "c")
 
@@ -145,3 +146,43 @@ def _blow(rng: random.Random, cluster: Cluster, name: str, proxy: Proxy) -> None
         rows(cluster.url, ended)
     else:
         proxy.faults.append("answer" if what == "answer" else "commit")
+
+
+def test_urls_that_were_forgotten_are_new_whichever_node_finds_them_again(tmp_path: Path) -> None:
+    """Links that a member had sent lately it did not send again: of the same node neither. One of them is frozen meanwhile."""
+    web, ports = Web(), {name: port_of_its_own() for name in "ab"}
+    cluster = Cluster(tmp_path, postgres().url(), lease_s=3.0)
+    after = dict(zip(HOSTS, HOSTS[1:] + HOSTS[:1], strict=True))
+    web.default = lambda host, path: page(*([web.url(after[host], "/found")] if path == "/" else []))
+
+    def asked(name: str, path: str, body: bytes, mime: str = "application/json") -> dict | None:
+        request = urllib.request.Request(f"http://127.0.0.1:{ports[name]}{path}", body, {"Content-Type": mime})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            assert error.code in (409, 503), error.read()  # another node has the host, or nobody just now
+            return None
+
+    def choose(names: str, order: str, path: str) -> int:
+        urls = [json.dumps({"url": web.url(host, path)}).encode() for host in HOSTS]
+        return sum(told["count"] for url in urls for name in names if (told := asked(name, f"/v1/{order}", url)) is not None)
+
+    def are_found() -> bool:
+        choose("ab", "retry", "/")
+        return min(web.asked(host)["/found"] for host in HOSTS) >= 2
+
+    with cluster.running(), web.running():
+        for name, processes in (("a", "2"), ("b", "1")):
+            cluster.begin(name, "--listen", f"127.0.0.1:{ports[name]}", "--processes", processes, command="serve")
+        wait_until(lambda: cluster.is_shared("b", a=2))
+        asked("a", "/v1/seeds", "\n".join(web.url(host, "/") for host in HOSTS).encode(), "text/plain")
+        wait_until(lambda: cluster.counts().outcomes.get("ok") == 80)
+        cluster.nodes["b"].send_signal(signal.SIGSTOP)
+        wait_until(lambda: cluster.is_shared(a=2))
+        wait_until(lambda: choose("a", "remove", "/found") == 0 and cluster.counts().known == 40)
+        cluster.nodes["b"].send_signal(signal.SIGCONT)
+        wait_until(lambda: cluster.is_shared("b", a=2))
+        wait_until(are_found)
+        for name in "ab":
+            assert cluster.drain(name) == 0

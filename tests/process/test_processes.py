@@ -138,6 +138,14 @@ def test_a_parent_for_which_this_machine_has_no_thread_goes_on(tmp_path: Path) -
     assert len(rows_of(tmp_path)) == 20
 
 
+def test_what_parts_have_open_is_closed_when_they_end(tmp_path: Path) -> None:
+    web = chain(20)
+    with web.running():
+        command = ("run", first(web), "-o", str(tmp_path), *LOCAL, *TWO, "--depth", "9", "--scope", "any")
+        done = crawler(*command, environ={"PYTHONWARNINGS": "default::ResourceWarning"})
+    assert (done.returncode, "ResourceWarning" in done.stderr) == (0, False), done.stderr
+
+
 def test_a_part_that_is_killed_is_begun_again_and_one_that_goes_on_dying_ends_the_crawl(tmp_path: Path) -> None:
     web = chain(wait=0.05)
     with web.running():

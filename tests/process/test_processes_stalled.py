@@ -60,9 +60,7 @@ def test_a_reload_for_which_a_part_stands_still_leaves_other_changes_their_turn(
     with web.running(), subprocess.Popen([sys.executable, "-c", program, *command], env=CLEAN, stderr=subprocess.PIPE) as process:
         daemon = Served(process, listen)
         try:
-            for line in process.stderr or ():
-                if b"control API on port" in line:
-                    break
+            daemon.said(rb"control API on port")
             os.kill(parts_of(process.pid)[1], signal.SIGSTOP)
             config.write_text("retries = 2\n")
             process.send_signal(signal.SIGHUP)
@@ -198,9 +196,7 @@ def test_a_recrawl_that_is_ordered_again_visits_no_page_twice(tmp_path: Path) ->
     with web.running(), subprocess.Popen([sys.executable, "-c", program, *command], env=CLEAN, stderr=subprocess.PIPE) as process:
         daemon = Served(process, listen)
         try:
-            for line in process.stderr or ():
-                if b"control API on port" in line:
-                    break
+            daemon.said(rb"control API on port")
             daemon.ask("POST", "/v1/seeds", "\n".join(web.url(host, path) for host in HOSTS for path in ("/", "/last")).encode())
             wait_until(lambda: daemon.ask("GET", "/v1/status")["done"] == 2 * len(HOSTS))
             with pytest.raises(urllib.error.HTTPError, match="504"):

@@ -163,6 +163,14 @@ def test_export_can_be_chosen_by_type_and_outcome(site, crawled):
     assert [orjson.loads(line)["status"] for line in raw("export", str(crawled), "--outcome", "http_error").splitlines()] == [404]
 
 
+@pytest.mark.parametrize("form", ["jsonl", "pages"])
+def test_of_a_crawl_that_keeps_no_body_export_says_so(site, tmp_path, form):
+    """Not that no page is of the kind that was asked for."""
+    assert command("run", *site.good(1), "-o", str(tmp_path / "out"), "--archive", "discard", *LOCAL).returncode == 0
+    ended = command("export", str(tmp_path / "out"), "--format", form)
+    assert ended.returncode == 0 and ended.stderr.startswith("crawler: no body is kept in this crawl (--archive discard)")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -1,9 +1,11 @@
 """A crawl that comes back: what has changed since is told, what has not is stored once, and all of it replays."""
 
 import asyncio
+import shlex
 import time
 from collections import Counter
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import orjson
 import pytest
@@ -77,6 +79,34 @@ def test_in_the_second_week_exactly_what_changed_is_told(weeks):
     assert Counter(row["change"] for row in results(out, "--final")) == {"unchanged": 800, "changed": 100, "gone": 50, "new": 50}
     table = said["second"].stderr
     assert "against the last visits" in table and "  unchanged  800" in table
+
+
+def listed_by(said: str, line: str) -> list[dict]:
+    """What the command prints that a closing table names."""
+    [words] = [words for words in said.splitlines() if words.startswith(f"to list {line}: crawler ")]
+    return [orjson.loads(row) for row in command(*shlex.split(words.partition("crawler ")[2])).stdout.splitlines()]
+
+
+def test_the_command_that_lists_what_has_changed_leaves_out_what_the_first_week_found_new(weeks):
+    _, _, said, _ = weeks
+    assert Counter(row["change"] for row in listed_by(said["second"].stderr, "them")) == {"changed": 100, "gone": 50, "new": 50}
+
+
+@pytest.mark.parametrize("requisites", [False, True])
+def test_the_command_that_lists_what_failed_leaves_out_what_has_come_since(tmp_path, requisites):
+    """Embeds have no final rows: of a crawl that fetches them all rows are listed, rather than too few."""
+    out = tmp_path / "out"
+    pages = {"/": Answer(body=b"<a href=/a>a</a><a href=/b>b</a><img src=/i.png>"), "/a": Answer(404), "/b": Answer(404)}
+    with Web({HOST: pages}).running() as web:
+        run = ("run", web.url(HOST), "--depth", "1", "-o", str(out), *LOCAL, *(["--requisites"] * requisites))
+        first = listed_by(command(*run).stderr, "what failed")
+        web.hosts = {HOST: pages | {"/a": page()}}
+        assert command("recrawl", str(out)).returncode == 0
+        again = listed_by(command(*run).stderr, "what failed")
+    embeds = ["/i.png"] * requisites
+    assert sorted(urlsplit(row["url"]).path for row in first) == ["/a", "/b", *embeds]
+    visits = ["/a", "/b", "/b", *2 * embeds] if requisites else ["/b"]
+    assert sorted(urlsplit(row["url"]).path for row in again) == visits
 
 
 def test_a_finished_crawl_says_that_nothing_was_left_and_what_to_do(weeks):

@@ -272,9 +272,11 @@ def test_what_a_person_keeps_in_the_directory_stays_there(site, tmp_path):
 
 
 def test_nothing_fetched_and_too_many_failures_have_their_exit_codes(site, tmp_path):
-    assert command("run", "http://127.0.0.1:1/", "-o", str(tmp_path / "a"), *LOCAL, "--retries", "0").returncode == 4
+    ended = command("run", "http://127.0.0.1:1/", "-o", str(tmp_path / "a"), *LOCAL, "--retries", "0", "-q")
+    assert (ended.returncode, ended.stderr) == (4, "crawler: exit 4: nothing could be fetched\n")
     words = ("run", *site.good(3), sin(site, "gone"), "-o", str(tmp_path / "b"), *LOCAL)
-    assert command(*words, "--max-failed", "20").returncode == 8
+    ended = command(*words, "--max-failed", "20")
+    assert ended.returncode == 8 and "exit 8: more than 20 % of what was fetched failed (--max-failed)" in ended.stderr
     assert command(*words, "--max-failed", "30").returncode == 0
 
 

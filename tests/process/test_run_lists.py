@@ -270,7 +270,7 @@ def test_what_cannot_be_read_sets_no_crawl_aside(site, tmp_path):
     assert command("run", *site.good(1), "-o", str(out), *LOCAL).returncode == 0
     before = rows_of(out)
     packed.write_bytes(bz2.compress(b"http://example.org/"))
-    for said, *given in (("is no whole URL", "example.org"), ("bzip2", "-i", str(packed))):
+    for said, *given in (("is no whole URL", "example.org"), ("bzcat FILE | crawler ... -i -", "-i", str(packed))):
         ended = command("run", *given, "-o", str(out), *LOCAL, "--fresh", "--keep-previous", "0")
         assert ended.returncode == 2 and said in ended.stderr
         assert rows_of(out) == before and not list(out.glob("previous-*"))

@@ -171,6 +171,30 @@ def test_a_daemon_that_goes_on_while_the_disk_is_full_waits_for_room(tmp_path, p
             assert ended(daemon)[0] == 0
 
 
+def test_a_daemon_whose_log_nobody_reads_ends_while_it_waits_for_room(tmp_path):
+    """The program that reads its log may wait for the same disk."""
+    options = ("--processes", "1", "--parsers", "0")
+    with served(tmp_path, *options) as daemon:
+        assert ended(daemon)[0] == 0
+    port = port_of_its_own()
+    words = ("serve", "--data", str(tmp_path), "--listen", f"127.0.0.1:{port}", *options)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"of others\n" * 100)
+    os.set_blocking(writer, True)
+    with file_size_limit(0), subprocess.Popen([sys.executable, "-m", "crawler", *words], env=CLEAN, stderr=writer) as process:
+        try:
+            os.close(writer)
+            wait_until(lambda: answer_of(port, "/readyz") == (503, b"waits for disk\n"))
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            os.close(reader)
+
+
 STOPPED = """
 import os, signal, sys
 from crawler.cli import daemon_commands

@@ -36,7 +36,7 @@ PLAIN = {
 }
 
 
-OPENAPI = yaml.safe_load((Path(api_module.__file__).parent / "openapi.yaml").read_text())
+OPENAPI = yaml.load((Path(api_module.__file__).parent / "openapi.yaml").read_text(), yaml.CSafeLoader)
 
 
 def as_described(method, path, status, mime, told):

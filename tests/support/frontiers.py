@@ -6,15 +6,20 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from crawler.config import Config
+from crawler.core.batch import Admitted
 from crawler.core.model import Lease, Link
 from crawler.core.urls import host_key
 from crawler.frontier.frontier import Frontier
-from crawler.frontier.handed import Handed
+from crawler.frontier.handed import Exclusion as Excludes
+from crawler.frontier.handed import Handed, LinksRoom
 from crawler.frontier.memory import MemoryStore
 from crawler.frontier.pump import Pump
 from crawler.frontier.store import Limits
 from crawler.frontier.workbench import Workbench
+from crawler.policy.exclusion import Exclusion
 from crawler.policy.politeness import Politeness
+from crawler.resources.memory_budget import Account, Reservation
 
 
 class Hosts(Struct, frozen=True):
@@ -39,6 +44,19 @@ def politeness(
     return Politeness(
         Hosts(delay_s, factor), lambda link: crawl_delay_s, jitter, backoff_max_s=backoff_max_s, host_failures=host_failures
     )
+
+
+class Unbounded:
+    """Room for whatever is admitted."""
+
+    async def links(self, admitted: Admitted) -> Reservation:
+        return Reservation(Account("links", 0), 0)
+
+
+def handed(rests: Politeness | None = None, links_room: LinksRoom | None = None, exclusion: Excludes | None = None) -> Handed:
+    """Without robots.txt; nothing is excluded by default."""
+    nothing = Exclusion(Config(), (), lambda origin: False)
+    return Handed(rests or politeness(), None, exclusion or nothing, links_room or Unbounded())
 
 
 class Time:
@@ -71,7 +89,7 @@ def frontier(time: Time) -> Frontier:
     return Pump(
         MemoryStore(Limits()),
         Workbench(lambda host: 10),
-        Handed(politeness()),
+        handed(),
         NoFiles(),
         clock=time,
         wall=time,

@@ -21,7 +21,11 @@ import orjson
 
 from crawler.cli.main import main
 
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("CRAWLER_") and name != "NO_COLOR"}
+CLEAN = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith("CRAWLER_") and name != "NO_COLOR" and not name.lower().endswith("_proxy")
+}
 LOCAL = ("--allow-net", "127.0.0.0/8", "--no-robots", "--delay", "0")
 """What a crawl of a server on this machine needs."""
 MOUNTING = ("unshare", "--mount", *(() if os.geteuid() == 0 else ("--map-root-user",)))

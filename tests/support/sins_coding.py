@@ -58,7 +58,7 @@ def flipped(data: bytes) -> bytes:
 def _of_each_kind() -> dict[str, Sin]:
     sins = {}
     for kind, (coding, encode) in ENCODERS.items():
-        whole = encode(TEXT)
+        whole, zeros = encode(TEXT), encode(bytes(3 * MIB))
         trailing = "content_coding" if kind == "br" else "trailing_data"
         sins |= {
             f"{kind}-good": fine(encoded(coding, whole)),
@@ -67,10 +67,8 @@ def _of_each_kind() -> dict[str, Sin]:
             f"{kind}-one-byte": Sin(encoded(coding, whole[:1]), "truncated", "coding_cut"),
             f"{kind}-trailing-byte": bad(encoded(coding, whole + b"\n"), trailing),
             f"{kind}-trailing-zeros": bad(encoded(coding, whole + bytes(4096)), trailing),
-            f"{kind}-bomb": bad(encoded(coding, encode(bytes(3 * MIB))), "decode_ratio", max_body=64 * MIB, max_decode_ratio=20),
-            f"{kind}-too-large": Sin(
-                encoded(coding, encode(bytes(3 * MIB))), "too_large", "max_decoded", {"max_decode_ratio": 1e6}
-            ),
+            f"{kind}-bomb": bad(encoded(coding, zeros), "decode_ratio", max_body=64 * MIB, max_decode_ratio=20),
+            f"{kind}-too-large": Sin(encoded(coding, zeros), "too_large", "max_decoded", {"max_decode_ratio": 1e6}),
             f"{kind}-just-small-enough": fine(encoded(coding, encode(bytes(MIB))), max_decode_ratio=1.0),
             f"{kind}-short-of-length": Sin(
                 [head(len(whole) + 1, f"Content-Encoding: {coding}") + whole], "truncated", "content_length"

@@ -13,6 +13,7 @@ from crawler.core.model import EXPANDED, PRIORITY_DEFAULT, Done, Dropped, Known,
 from crawler.core.page import Page
 from crawler.core.urls import fingerprint, host_key
 from crawler.frontier import Limits, Store, open_store
+from crawler.frontier.selection import Selection, in_steps
 
 NO_PAGE = cast(Page, None)
 """A store looks at the page of an outcome only where its content coding is faulty."""
@@ -80,6 +81,11 @@ def record(lease: Lease, outcome: Outcome, **fields: object) -> Known | None:
         return None
     assert isinstance(outcome, Done | Dropped)
     return Known(lease.link, outcome.outcome, outcome.reason, 200, 5.0, **fields)
+
+
+def revive(store: Store, *outcomes: str) -> int:
+    """URLs that ended so are due again; how many."""
+    return in_steps(store.revive_some, Selection(outcomes=frozenset(outcomes)))
 
 
 class Driver:

@@ -39,6 +39,10 @@ class Outbox:
         packed, self._packed = self._packed, []
         return packed
 
+    def forget(self) -> None:
+        """As ``Parcels.forget``."""
+        self._parcels.forget()
+
     def sync(self) -> dict[str, Mark]:
         """It is durable with the commit."""
         return {}
@@ -67,6 +71,8 @@ class Letter(Parcel, array_like=True):
 
     accused: list[bytes] = field(default_factory=list)
     """Keys of visits that may have ended a process."""
+    forgets: bool = False
+    """Its sender has forgotten URLs."""
 
 
 _letters: Final = Decoder(Letter)
@@ -75,6 +81,11 @@ _letters: Final = Decoder(Letter)
 def accusation(keys: Sequence[bytes]) -> bytes:
     """A message that brings nothing else."""
     return encode_parcel(Letter([], [], [], list(keys)))
+
+
+def oblivion() -> bytes:
+    """A message that brings nothing else: URLs are forgotten, so that what was sent of them is to be sent again."""
+    return encode_parcel(Letter([], [], [], [], True))
 
 
 class Message(Struct, frozen=True):
@@ -86,6 +97,7 @@ class Message(Struct, frozen=True):
     denials: list[tuple[str, tuple[str, str]]]
     links: int
     accused: list[bytes]
+    forgets: bool
 
 
 def message_of(id: int, data: bytes) -> Message:
@@ -96,4 +108,4 @@ def message_of(id: int, data: bytes) -> Message:
         raise StorageError(f"cluster: message {id} is damaged: {error}", final=True) from error
     links = sum(len(piece.links) + len(piece.block or ()) for piece in parcel.pieces)
     admitted.append(Admitted((), position=(BOX, id.to_bytes(8, "big"))))
-    return Message(id, admitted, parcel.robots, parcel.denials, links, parcel.accused)
+    return Message(id, admitted, parcel.robots, parcel.denials, links, parcel.accused, parcel.forgets)

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
@@ -21,7 +21,7 @@ from crawler.core.errors import RemoteError, StorageError
 from crawler.core.model import Lease
 from crawler.core.snapshot import Pause
 from crawler.frontier.cluster.accused import Accused
-from crawler.frontier.cluster.box import Outbox
+from crawler.frontier.cluster.box import Outbox, oblivion
 from crawler.frontier.cluster.engine import Engine
 from crawler.frontier.cluster.gauges import Gauges
 from crawler.frontier.cluster.incoming import Incoming
@@ -89,13 +89,14 @@ class Member:
         self._until = -math.inf
         self._generation = 0
         self._accused = Accused(mirror, store)
-        self._incoming: Final = Incoming(mirror, self._engine, self._accused, self.gauges)
+        self._incoming: Final = Incoming(mirror, self._engine, self._accused, self.gauges, outbox)
         self._lost_disks = LostDisks(mirror.truth, self._engine)
         self._opened = asyncio.Event()
         self._dead_rows_at = -math.inf
         self._room: Final = Room()
         self._node: Final = node
         self._tells_what_is_left = stores and mirror.tells_whole
+        self._has_forgotten = False
 
     # -- what others ask ------------------------------------------------------------------------------------------
 
@@ -127,6 +128,11 @@ class Member:
     def seeds_ended(self) -> Admitted:
         """What says, with the commit it is in, that this member has read its lists to their end."""
         return Admitted((), position=(SEEDS_ENDED, b""))
+
+    def has_forgotten(self) -> None:
+        """URLs of hosts that are leased here: whoever has sent them here lately is told, with the next tick."""
+        self._outbox.forget()  # perhaps it was from here, before the host was
+        self._has_forgotten = True
 
     def look(self) -> Gauges:
         gauges = self.gauges
@@ -174,6 +180,8 @@ class Member:
                 if not tick.is_member:
                     self._pump.failed(RemoteError("cluster: another process has taken this member's place", at_once=True))
                 else:
+                    if self._clock() > self._until:  # others may have taken it for dead, and told it nothing
+                        self._outbox.forget()
                     self._until = sent + SURE * self._lease_s
                     self._pump.frontier.bench.deals_until = self._until
                     await self._reconcile(tick)
@@ -204,6 +212,11 @@ class Member:
             await self._deal_again(stay)
         self._see(tick)
         await self._pass_on(tick)
+        if self._has_forgotten:
+            alive = [view.number for view in tick.members if view.is_alive and view.number != mirror.number]
+            self._has_forgotten = False
+            if await self._engine.ask(self._tell_forgotten, alive) is None:
+                self._has_forgotten = True
         if self._tells_what_is_left:
             await self._tell_what_is_left(tick)
 
@@ -252,6 +265,11 @@ class Member:
             what = f"{len(left)} files ({sum(left) >> 20} MiB) of processes that this node has no more"
             again = len(self._parts) + len(gone)
             logger.warning("cluster: %s are not stored: to have them stored, begin it once with --processes %d", what, again)
+
+    def _tell_forgotten(self, members: Sequence[int]) -> bool:
+        for member in members:
+            self._mirror.truth.send(member, oblivion())
+        return True
 
     def _route(self, owners: Mapping[int, int]) -> bool:
         self._mirror.route(owners)

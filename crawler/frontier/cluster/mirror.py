@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -37,6 +38,7 @@ from crawler.frontier.rocksdb.layout import (
     decode_state,
     slot_range,
 )
+from crawler.frontier.rocksdb.opening import open_database, read_schema
 from crawler.frontier.rocksdb.upstream import Ops, Recorded
 from crawler.frontier.store import Counts
 from crawler.frontier.suspects import ROBOTS_KEY
@@ -57,6 +59,9 @@ AHEAD_BYTES_MAX: Final = 4 << 20
 """The same of what they hold: a page and its link may have 10 KB."""
 CLEARED_MAX: Final = 10_000
 """Entries deleted at a time."""
+
+
+BROUGHT_MEMORY_BYTES: Final = 8 << 20
 
 
 class Messages(Protocol):
@@ -427,6 +432,17 @@ class Mirror:
             pass  # the leases end by themselves
         finally:
             self.truth.close()
+
+
+@translated
+def bring(path: Path, mirror: Mirror) -> None:
+    """The working copy in ``path``, which no process goes on with, in line with what is true: it says how far files are read, and
+    after a power cut may be minutes behind. StorageError: it cannot be opened, or is of another crawl."""
+    with contextlib.closing(open_database(path, BROUGHT_MEMORY_BYTES)) as database:
+        schema = read_schema(database)
+        if schema is None or schema.secret != mirror.share.secret:
+            raise StorageError(f"{path}: the frontier store is of another crawl", final=True)
+        mirror.opened(database)
 
 
 def _note(epoch: int, sequence: int) -> bytes:

@@ -41,6 +41,12 @@ def has_joined(path: Path) -> bool:
     return is_node(path) and any(path.glob("part-[0-9][0-9]"))
 
 
+def others_of(path: Path, parts: int) -> list[int]:
+    """Numbers of processes that the node had, and has no more, now that it has so many."""
+    numbers = [int(store.name[-2:]) for store in path.glob("part-[0-9][0-9]") if (store / "CURRENT").exists()]
+    return sorted(number for number in numbers if number >= parts)
+
+
 def check_node(path: Path, *, is_cluster: bool) -> None:
     """Before anything is changed there. ConfigError: the directory was begun otherwise."""
     if is_cluster and not is_node(path) and not is_empty(path):

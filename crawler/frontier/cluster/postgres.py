@@ -185,6 +185,18 @@ class PostgresTruth:
                     lost.setdefault(file_name(POSITION, key), []).append(position)
         return Joined(self._number, self._secret, commits, bytes(state), _own_of(own), held, ahead_s, out_long, lost, states)
 
+    def ended(self, directory: uuid.UUID) -> Joined | None:
+        try:
+            connection = self._session()
+            with connection.transaction():
+                row = connection.execute(tables.ENDED, {"dir": directory}).fetchone()
+                if row is None:
+                    return None
+                own = connection.execute("SELECT key, value FROM own WHERE member = %s", [row[0]]).fetchall()
+        except psycopg.Error as error:
+            raise self._failed(error) from None
+        return Joined(row[0], self._secret, row[1], bytes(row[2]), _own_of(own), held={}, ahead_s=0.0)
+
     def tick(self, out_long: Sequence[bytes], wants: bool = True) -> Tick:
         who = {"id": self._number, "inc": self._incarnation, "lease": self._lease_s}
         values = who | {"out": list(out_long), "wants": wants}

@@ -77,6 +77,8 @@ ON CONFLICT (dir) DO UPDATE SET incarnation = member.incarnation + 1, name = exc
   seeding = member.seeding OR excluded.seeding, out_long = '{}'
 RETURNING id, incarnation, commits, state
 """
+# Another incarnation: a commit of its last process may still be on its way.
+ENDED: Final = "UPDATE member SET incarnation = incarnation + 1 WHERE dir = %(dir)s RETURNING id, commits, state"
 KEEP: Final = """UPDATE slot SET epoch = epoch + 1, until = clock_timestamp() + make_interval(secs => %(lease)s)
   WHERE owner = %(id)s RETURNING id, epoch"""
 # It may come late, by a session that is given up here: what was got again meanwhile stays.

@@ -28,6 +28,8 @@ logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of what follows
 SCHEMA_DEFAULT: Final = "crawler"
 LOAD_PATIENCE_S: Final = 60.0
 """For the next rows of a slot."""
+WHOLE_MAX: Final = 4
+"""How many times ``Session.patience_s`` a response may take that goes on and on."""
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 NOT_OURS: Final = (errors.DivisionByZero, errors.CardinalityViolation)
 """What a fence fails with."""
@@ -67,7 +69,8 @@ class Address:
 
 
 class Session(psycopg.Connection[Any]):
-    """``patience_s``: for each response. After it the session is over: nothing is known of what it had under way."""
+    """``patience_s``: for each response, and WHOLE_MAX times that while it still comes. After it the session is over: nothing is
+    known of what it had under way."""
 
     patience_s = LOAD_PATIENCE_S
 
@@ -76,15 +79,16 @@ class Session(psycopg.Connection[Any]):
 
     def _patiently(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
         """The same; libpq's socket is asked for again and again, and is not ready where nothing comes."""
-        until = time.monotonic() + self.patience_s
+        began = time.monotonic()
         try:
             wanted = next(gen)
             while True:
                 ready = yield wanted
-                if not ready and time.monotonic() >= until:
-                    self.pgconn.finish()
-                    raise psycopg.OperationalError(f"no response for {self.patience_s:g} s")
                 wanted = gen.send(ready)
+                waited_s = time.monotonic() - began
+                if waited_s >= self.patience_s * (WHOLE_MAX if ready else 1):
+                    self.pgconn.finish()
+                    raise psycopg.OperationalError(f"no {'end of a ' if ready else ''}response for {waited_s:.3g} s")
         except StopIteration as done:
             return cast(T, done.value)
 

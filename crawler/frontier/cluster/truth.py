@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import Final, Protocol
+from uuid import UUID
 
 from msgspec import Struct
 
@@ -138,6 +139,10 @@ class Truth(Protocol):
     def join(self, *, seeding: bool) -> Joined:
         """From now on earlier processes of this member can commit nothing. Waits for a commit of theirs that is under way.
         Raises StorageError, ``final``, where this one had joined before, and another has meanwhile."""
+
+    def ended(self, directory: UUID) -> Joined | None:
+        """Another member of this node, which no process is: as its last commit left it, and nothing is held. From now on its
+        last process can commit nothing. None: there never was one."""
 
     def tick(self, out_long: Sequence[bytes], wants: bool = True) -> Tick:
         """Renew the lease of all slots held, and take free ones up to a fair share; where none is wanted, those held are all

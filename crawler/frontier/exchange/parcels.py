@@ -6,6 +6,7 @@ is found. A link that came here by mistake is always sent on: perhaps it was thi
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Final
 
@@ -67,7 +68,7 @@ class Parcels:
 
     def of(self, prepared: Prepared) -> Iterator[tuple[int, Packing]]:
         """(part, parcel) of all that the batch found for others."""
-        parcels: dict[int, Packing] = {}
+        parcels: defaultdict[int, Packing] = defaultdict(Packing)
         if FOREIGN in prepared.verdicts:
             at = 0
             for links, block, source in found_in(prepared.batch):
@@ -78,15 +79,15 @@ class Parcels:
                 lately = _NOTHING_SENT if self._sends_on and isinstance(source, Admitted) else self._sent
                 for to, piece in self._pieces(foreign, block, lately).items():
                     piece.visited_at, piece.was_redirected = _visited_at(source), source.was_redirected
-                    _pack(parcels, to).add(piece)
+                    parcels[to].add(piece)
                     if parcels[to].size > PARCEL_BYTES_MAX:
                         yield to, parcels.pop(to)
         for origin, record in prepared.batch.robots.items():
             if (to := self._owner(origin)) != self._share.own:
-                _pack(parcels, to).parcel.robots.append((origin, record))
+                parcels[to].parcel.robots.append((origin, record))
         for origin, failure in prepared.batch.denials.items():
             if (to := self._owner(origin)) != self._share.own:
-                _pack(parcels, to).parcel.denials.append((origin, failure))
+                parcels[to].parcel.denials.append((origin, failure))
         yield from parcels.items()
 
     def _owner(self, origin: str) -> int:
@@ -121,13 +122,6 @@ class Parcels:
                 else:
                     places[to] = [at]
         return places
-
-
-def _pack(parcels: dict[int, Packing], to: int) -> Packing:
-    packing = parcels.get(to)
-    if packing is None:
-        packing = parcels[to] = Packing()
-    return packing
 
 
 def _visited_at(source: Settled | Admitted) -> float:

@@ -221,7 +221,8 @@ class Claims:
         links = [decode_link(value) for _, value, _ in taken]
         pages = self._page_keys(links, taken)
         depths = self._depths(pages) if self.lowered is not None else {}
-        known = self._known([page for page, (flags, _) in zip(pages, links, strict=True) if flags & RECORDED])
+        recorded = [page for page, (flags, _) in zip(pages, links, strict=True) if flags & RECORDED]
+        known = {key: decode_page(value)[1] for key, value in self._database.found("page", recorded)}
         self.flying.update(page for page in pages if page in depths)
         return [
             self._lease(key, link.found_nearer(depths[page]) if page in depths else link, record, known.get(page), flags)
@@ -238,16 +239,9 @@ class Claims:
         ]
 
     def _depths(self, pages: Sequence[bytes]) -> dict[bytes, int]:
-        keys = sorted(pages)
-        values = self._database.many("seen", keys) if keys else []
-        depths = {key: decode_seen(value)[0] for key, value in zip(keys, values, strict=True) if value is not None}
+        depths = {key: decode_seen(value)[0] for key, value in self._database.found("seen", pages)}
         lowered = self.lowered or {}
         return {key: min(depth, lowered.get(key, depth)) for key, depth in depths.items()}
-
-    def _known(self, pages: Sequence[bytes]) -> dict[bytes, Known]:
-        keys = sorted(pages)
-        values = self._database.many("page", keys) if keys else []
-        return {key: decode_page(value)[1] for key, value in zip(keys, values, strict=True) if value is not None}
 
     def _lease(self, key: bytes, link: Link, record: HostRecord, known: Known | None, flags: int) -> Lease:
         """A host not visited since the store was opened counts as just visited then."""
@@ -306,25 +300,23 @@ class Claims:
     def bundles_of(self, keys: Iterable[bytes]) -> dict[bytes, Bundle]:
         """Bundles as the store has them, by their own keys."""
         found = {key: self.bundles.get(key) for key in keys}
-        missing = sorted(key for key, bundle in found.items() if bundle is None)
+        missing = [key for key, bundle in found.items() if bundle is None]
         return {key: bundle for key, bundle in found.items() if bundle is not None} | self._read_bundles(missing)
 
     def waiting(self, keys: Iterable[bytes]) -> dict[bytes, int]:
         """Of these keys of leases, those that stand in the queue, with their flags."""
         keys = list(keys)
-        bundles = self._read_bundles(sorted({key[:QUEUE_KEY_BYTES] for key in keys if len(key) > QUEUE_KEY_BYTES}))
-        single = sorted(key for key in keys if len(key) == QUEUE_KEY_BYTES)
-        values = self._database.many("queue", single) if single else []
-        found = {key: value[0] for key, value in zip(single, values, strict=True) if value is not None}
+        bundles = self._read_bundles({key[:QUEUE_KEY_BYTES] for key in keys if len(key) > QUEUE_KEY_BYTES})
+        single = (key for key in keys if len(key) == QUEUE_KEY_BYTES)
+        found = {key: value[0] for key, value in self._database.found("queue", single)}
         for key in keys:
             bundle, place = bundles.get(key[:QUEUE_KEY_BYTES]), int.from_bytes(key[QUEUE_KEY_BYTES:], "big")
             if len(key) > QUEUE_KEY_BYTES and bundle is not None and place in bundle.places():
                 found[key] = 0
         return found
 
-    def _read_bundles(self, wanted: list[bytes]) -> dict[bytes, Bundle]:
-        values = self._database.many("queue", wanted) if wanted else []
-        return {key: decode_bundle(value) for key, value in zip(wanted, values, strict=True) if value is not None}
+    def _read_bundles(self, wanted: Iterable[bytes]) -> dict[bytes, Bundle]:
+        return {key: decode_bundle(value) for key, value in self._database.found("queue", wanted)}
 
     def ready(self, host: bytes, key: bytes) -> None:
         """The host has this ready entry now."""

@@ -16,7 +16,7 @@ import resource
 import shutil
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -267,6 +267,12 @@ class Database:
         if len(asked) <= ASKED_MAX:
             return list(get(asked) or ())
         return [value for at in range(0, len(asked), ASKED_MAX) for value in get(asked[at : at + ASKED_MAX]) or ()]
+
+    def found(self, family: str, keys: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
+        """Those of these keys that are there, in order, with their values."""
+        asked = sorted(keys)
+        values = self.many(family, asked) if asked else []
+        return [(key, value) for key, value in zip(asked, values, strict=True) if value is not None]
 
     def cursor(self, family: str) -> RdictIter:
         """An iterator over the present. Where it becomes invalid, ask its ``status()``: an error looks like an end."""

@@ -36,7 +36,7 @@ class Seen:
     def depths(self, keys: Collection[bytes]) -> dict[bytes, int]:
         """The least depths of those that are known."""
         known, missing = self._recent.pick(keys)
-        read = {key: decode_seen(value)[0] for key, value in self._found("seen", missing)}
+        read = {key: decode_seen(value)[0] for key, value in self._database.found("seen", missing)}
         self._recent.update(read)
         return known | read
 
@@ -46,11 +46,11 @@ class Seen:
 
     def retrying(self, keys: Collection[bytes]) -> dict[bytes, tuple[int, bool]]:
         """(least depth, whether an attempt failed) of known URLs."""
-        return {key: decode_seen(value) for key, value in self._found("seen", keys)}
+        return {key: decode_seen(value) for key, value in self._database.found("seen", keys)}
 
     def fruitful(self, keys: Collection[bytes]) -> set[bytes]:
         """Of these URLs, the settled ones that may have had outlinks."""
-        return {key for key, value in self._found("page", keys) if fruitful(decode_page(value)[1])}
+        return {key for key, value in self._database.found("page", keys) if fruitful(decode_page(value)[1])}
 
     def settled(self, which: Selection, after: bytes, prefix: bytes) -> tuple[list[StoredPage], bytes | None]:
         """URLs behind the key ``after`` that are meant and do not wait again, and the last key looked at;
@@ -92,16 +92,9 @@ class Seen:
 
     def pages(self, keys: Collection[bytes]) -> dict[bytes, StoredPage]:
         """Those that are settled and do not wait again, by key."""
-        pages = (StoredPage(key, *decode_page(value)) for key, value in self._found("page", keys))
+        pages = (StoredPage(key, *decode_page(value)) for key, value in self._database.found("page", keys))
         return {page.key: page for page in pages if not page.flags & REVIVED}
 
     def queries(self, paths: Collection[bytes]) -> dict[bytes, int]:
         """Different query strings so far, by the key of the URL before its question mark."""
-        return {key: int.from_bytes(value, "big") for key, value in self._found("host", paths)}
-
-    def _found(self, family: str, keys: Collection[bytes]) -> list[tuple[bytes, bytes]]:
-        if not keys:
-            return []
-        asked = sorted(keys)
-        values = self._database.many(family, asked)
-        return [(key, value) for key, value in zip(asked, values, strict=True) if value is not None]
+        return {key: int.from_bytes(value, "big") for key, value in self._database.found("host", paths)}

@@ -230,13 +230,11 @@ class RocksStore(Facts):
         for of, record in batch.robots.items():
             if self._owns(of):
                 put(of.encode(), record, robots)
-        for name, mark in marks.items():
-            put(file_key(MARK, name), encode(mark), meta)
-        for name, last in batch.retired.items():
-            if last is None:
+        for name, mark in {**marks, **batch.retired}.items():
+            if mark is None:
                 tx.batch.delete(file_key(MARK, name), meta)
             else:
-                put(file_key(MARK, name), encode(last), meta)
+                put(file_key(MARK, name), encode(mark), meta)
         for admitted in batch.admitted:
             if admitted.position is not None and not self._is_message(admitted.position[0]):
                 put(file_key(POSITION, admitted.position[0]), admitted.position[1], meta)
@@ -301,15 +299,6 @@ class RocksStore(Facts):
     @translated
     def next_due(self) -> float | None:
         return self._claims.next_due()
-
-    @translated
-    def revive(self, outcomes: frozenset[str]) -> int:
-        step = self.revive_some(Selection(outcomes=outcomes))
-        total = step.count
-        while step.after is not None:
-            step = self.revive_some(Selection(outcomes=outcomes), step.after)
-            total += step.count
-        return total
 
     @translated
     def revive_some(self, which: Selection, after: bytes = b"") -> Step:

@@ -67,11 +67,8 @@ class Hosts:
                 records[host] = record
             else:
                 missing.append(host)
-        if missing:
-            missing.sort()
-            for host, value in zip(missing, self._database.many("host", missing), strict=True):
-                if value is not None:
-                    records[host] = self._recent[host] = decode_host(value)
+        for host, value in self._database.found("host", missing) if missing else ():
+            records[host] = self._recent[host] = decode_host(value)
         return records
 
     def keep(self, host: bytes, record: HostRecord) -> None:

@@ -70,6 +70,11 @@ class Channel(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def abort(self) -> None:
+        """Close it now, whatever the other side has not taken yet."""
+        if self._transport is not None:
+            self._transport.abort()
+
     @property
     def unsent_bytes(self) -> int:
         """What the other side has not taken yet."""

@@ -48,7 +48,7 @@ async def crawl_part(part: CrawlPart, sock: socket.socket, *, endless: bool) -> 
     begun: asyncio.Future[Config] = asyncio.get_running_loop().create_future()
     handlers: dict[str, Callable[..., Any]] = {"begin": lambda config: begun.set_result(pickle.loads(config))}  # noqa: S301 - our own
     _, channel = await asyncio.get_running_loop().create_unix_connection(lambda: Channel(handlers), sock=sock)
-    channel.gone.add_done_callback(lambda gone: os._exit(Exit.STOPPED))  # what is committed is safe
+    channel.gone.add_done_callback(_end_at_once)
     config = await begun
     package = logging.getLogger("crawler")
     package.setLevel(config.log_level.upper())
@@ -79,13 +79,21 @@ async def crawl_part(part: CrawlPart, sock: socket.socket, *, endless: bool) -> 
     return int(code)
 
 
+def _end_at_once(gone: asyncio.Future[None]) -> None:
+    """The parent has gone: what is committed is safe."""
+    os._exit(Exit.STOPPED)
+
+
 async def _close(channel: Channel, log: _ToParent) -> None:
-    """Returns once the parent has taken all that it was told."""
+    """Returns once the parent has taken all that it was told, and the channel is closed."""
     logging.getLogger().removeHandler(log)
     await asyncio.sleep(0)  # what was logged last is told first
     log.tell_dropped()
     with contextlib.suppress(Gone, RuntimeError):
         await channel.ask("farewell")
+    channel.gone.remove_done_callback(_end_at_once)
+    channel.abort()
+    await channel.gone
 
 
 class Deputy:

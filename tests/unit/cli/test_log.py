@@ -13,7 +13,7 @@ from support.pages import lease_of, page_of
 from support.programs import MOUNTING
 from support.waiting import wait_until
 
-from crawler.cli.log import LINES_BYTES_MAX, RECORD_BYTES, CallHandler, Log, log_of_daemon
+from crawler.cli.log import LINES_BYTES_MAX, RECORD_BYTES, CallHandler, Log, lines_are_stuck, log_of_daemon
 from crawler.config.load import load
 from crawler.core.errors import ConfigError
 from crawler.core.model import Done, Dropped, Retry, Unvisited
@@ -98,8 +98,30 @@ def test_a_reader_that_never_reads_does_not_keep_the_process(monkeypatch):
     stream = io.StringIO()
     with Log(CallHandler(lambda line: (never.wait(30), stream.write(line))), level="info", form="text"):
         logger.info("hello")
-    assert stream.getvalue() == ""
+    assert stream.getvalue() == "" and lines_are_stuck()
     never.set()
+    wait_until(lambda: not lines_are_stuck())
+
+
+def test_logs_one_after_the_other_that_nobody_reads_leave_one_thread_and_the_last_is_read_once_somebody_does(monkeypatch):
+    """Of a daemon that waits for a full disk each attempt has a log of its own, and left a thread."""
+    monkeypatch.setattr("crawler.cli.log.CLOSE_S", 0.05)
+    reads, written, before = threading.Event(), [], threading.active_count()
+
+    def slow(line: str) -> None:
+        reads.wait(30)
+        written.append(line)
+
+    for number in range(5):
+        with Log(CallHandler(slow), level="info", form="text", stamped=False):
+            logger.info("attempt %d", number)
+    assert threading.active_count() == before + 1
+    with Log(CallHandler(slow), level="info", form="text", stamped=False):
+        logger.info("open")
+        reads.set()
+        wait_until(lambda: not lines_are_stuck())
+        logger.info("goes on")
+    assert written == ["attempt 0", "open", "goes on"]
 
 
 def test_what_cannot_be_written_is_counted_and_told_once_it_can():
@@ -124,7 +146,7 @@ def test_a_file_on_a_full_disk_does_not_change_how_the_process_ends():
     with log_of_daemon(load({"log_file": "/dev/full"}).config) as log:
         logger.info("lost")
         wait_until(lambda: log.dropped)
-    assert not log.is_stuck
+    assert not lines_are_stuck()
 
 
 def test_the_level_can_be_changed():

@@ -508,6 +508,33 @@ def test_what_is_risky_is_said_aloud():
 @pytest.mark.parametrize(
     ("settings", "warned"),
     [
+        ({"accept_mime": ["application/pdf"]}, False),
+        ({"accept_mime": ["application/pdf"], "depth": 2}, True),
+        ({"accept_mime": ["application/pdf"], "requisites": True}, True),
+        ({"accept_mime": ["application/pdf", "text/html"], "depth": 2}, False),
+        ({"accept_mime": ["application/pdf", "text/*"], "depth": 2}, False),
+        ({"accept_mime": ["application/xhtml+xml"], "depth": -1}, False),
+        ({"depth": 2}, False),
+    ],
+)
+def test_pages_that_are_not_kept_lead_nowhere_and_that_is_said(settings, warned):
+    """Who wants the PDF files of a site alone would get none, as no page that names one is kept."""
+    said = warnings(Config(**settings))
+    assert len(said) == warned and all("text/html" in line and "export --mime" in line for line in said)
+
+
+def test_a_proxy_of_the_environment_is_not_used_and_that_is_said():
+    environ = {"http_proxy": "http://proxy.example:3128", "no_proxy": "localhost"}
+    [said] = warnings(Config(), environ)
+    assert "http_proxy" in said and "--proxy" in said and "proxy.example" not in said, "it may hold a password"
+    assert warnings(Config(proxy="http://proxy.example:3128"), environ) == []
+    assert warnings(Config(host=[{"match": "*", "proxy": "http://proxy.example:3128"}]), environ) == []
+    assert warnings(Config(), {"http_proxy": ""}) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
         ({}, False),
         ({"name": "acmebot"}, False),
         ({"user_agent": "AcmeBot/2.0 (+https://acme.example/bot)"}, True),

@@ -95,6 +95,27 @@ def test_one_step_of_a_bomb_makes_little_more_than_a_piece(kind: str) -> None:
     assert len(_DECODERS[coding(kind)[0]](bomb).decompress(bomb, PIECE_BYTES)) <= 2 * PIECE_BYTES
 
 
+SPOILT = {
+    "gzip": lambda data: gzip.compress(data)[:-8] + b"abcdefgh",
+    "deflate": lambda data: zlib.compress(data)[:-4] + b"abcd",
+    "br": lambda data: brotli.compress(data) + b"<!-- cached -->",
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+@pytest.mark.parametrize("size", [1, 500, 20_000, 200_000])
+@pytest.mark.parametrize("n", [1000, 1 << 20])
+def test_what_is_spoilt_by_its_last_bytes_alone_is_decoded_to_its_end(kind: str, size: int, n: int) -> None:
+    """A call of the decoder that fails drops what it has: all of a small page, with its links."""
+    data = (os.urandom(20_000) + bytes(400_000))[:size]
+    for codings, body in (((kind,), SPOILT[kind](data)), ((kind, "gzip"), gzip.compress(SPOILT[kind](data)))):
+        found = bytearray()
+        with pytest.raises(FetchError) as ended:
+            for piece in decoded(cut(body, n), codings):
+                found += piece
+        assert (bytes(found), ended.value.reason) == (data, "content_coding")
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.binary(min_size=50, max_size=3000), kind=st.sampled_from(["gzip", "deflate", "zstd"]), where=st.floats(0, 1))
 def test_a_flipped_bit_never_gives_other_bytes_unnoticed(data: bytes, kind: str, where: float) -> None:

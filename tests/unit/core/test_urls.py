@@ -45,12 +45,8 @@ def test_every_case_of_the_url_standard() -> None:
             url = parse(case["input"], case["base"])
             empty_query = "?" if case["href"].partition("#")[0].endswith("?") and not case["search"] else ""
             assert url.href == without_secrets(case) + empty_query, case
-            assert (url.scheme + ":", url.host, url.hostname, url.path) == tuple(
-                case[part] for part in ("protocol", "host", "hostname", "pathname")
-            ), case
-            assert str(url.port) == case["port"] or (case["port"] == "" and url.port == {"http": 80, "https": 443}[url.scheme])
-            assert "?" + (url.query or "") == (case["search"] or "?")
-            assert url.origin == case.get("origin", url.origin) == origin(url.href)
+            assert (url.host, url.hostname) == (case["host"], case["hostname"]), case
+            assert origin(url.href) == case.get("origin", origin(url.href))
             assert (url.credentials is None) == (not case["username"] and not case["password"])
             assert parse(url.href).href == url.href, "canonical is a fixed point"
     assert seen == 891
@@ -137,21 +133,15 @@ def test_what_most_links_are_is_joined_by_one_expression(reference: str, monkeyp
 # ---- our own rules
 
 
-def test_a_url_falls_into_its_parts() -> None:
+def test_a_url_names_its_host() -> None:
     url = parse("HTTPS://Bücher.example:8443/a/../b?q=1#frag")
     assert url.href == "https://xn--bcher-kva.example:8443/b?q=1"
-    assert (url.scheme, url.host, url.hostname, url.port) == (
-        "https",
-        "xn--bcher-kva.example:8443",
-        "xn--bcher-kva.example",
-        8443,
-    )
-    assert (url.path, url.query, url.origin) == ("/b", "q=1", "https://xn--bcher-kva.example:8443")
+    assert (url.host, url.hostname) == ("xn--bcher-kva.example:8443", "xn--bcher-kva.example")
+    assert origin(url.href) == "https://xn--bcher-kva.example:8443"
     assert parse("http://[2001:DB8::1]:81/").host == "[2001:db8::1]:81"
     assert host_key(parse("http://h:80/").href) == host_key(parse("https://h:443/").href) == "h"
     assert host_key(parse("http://h:443/").href) == "h:443"
-    assert parse("http://h/").query is None
-    assert parse("http://h/?").query == ""
+    assert (parse("http://h/").href, parse("http://h/?").href) == ("http://h/", "http://h/?")
 
 
 @pytest.mark.parametrize(

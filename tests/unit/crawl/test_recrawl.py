@@ -4,7 +4,7 @@ import asyncio
 import threading
 from types import SimpleNamespace
 
-from support.frontiers import NoFiles, politeness
+from support.frontiers import NoFiles, handed
 from support.stores import Driver, done, link
 
 from crawler.core.batch import Admitted
@@ -14,7 +14,6 @@ from crawler.core.model import Link
 from crawler.crawl import recrawl
 from crawler.crawl.recrawl import Recrawler
 from crawler.frontier import Limits, open_store
-from crawler.frontier.handed import Handed
 from crawler.frontier.pump import Pump
 from crawler.frontier.recrawl import RecrawlOrder
 from crawler.frontier.rocksdb import store as rocks
@@ -38,8 +37,7 @@ async def test_an_order_waits_while_the_store_cannot_be_opened_anew(tmp_path, mo
     monkeypatch.setattr(recrawl, "AGAIN_S", 0.01)
     clock = Clock()
     store = open_store("embedded", tmp_path / "frontier", Limits(), now=clock.now(), rest=lambda host: 0.0)
-    handed = Handed(politeness())
-    pump = Pump(store, Workbench(lambda host: 1), handed, FailsOnce(), clock=clock.now, wall=clock.wall, links_max=100)
+    pump = Pump(store, Workbench(lambda host: 1), handed(), FailsOnce(), clock=clock.now, wall=clock.wall, links_max=100)
     recrawler = Recrawler(SimpleNamespace(recrawl_every=0.0, recrawl_min=0.0), store, pump, clock)
     is_full, asked_in_vain = asyncio.Event(), asyncio.Event()
     open_database = rocks.open_database
@@ -81,9 +79,7 @@ async def test_a_schedule_is_ordered_once_however_often_the_crawl_is_begun_befor
     driver.commit([link("a/0")])
     driver.settle(driver.claim_one("a/0"), done())
     clock = Clock()
-    pump = Pump(
-        driver.store, Workbench(lambda host: 1), Handed(politeness()), NoFiles(), clock=clock.now, wall=clock.wall, links_max=100
-    )
+    pump = Pump(driver.store, Workbench(lambda host: 1), handed(), NoFiles(), clock=clock.now, wall=clock.wall, links_max=100)
 
     async def killed() -> None: ...
 
@@ -99,9 +95,7 @@ async def test_the_first_failure_tells_what_is_wrong_though_a_commit_fails_behin
     """It waited for the same thread, and has failed since nothing is written before the store is opened anew."""
     clock = Clock()
     store = open_store("embedded", tmp_path / "frontier", Limits(), now=clock.now(), rest=lambda host: 0.0)
-    pump = Pump(
-        store, Workbench(lambda host: 1), Handed(politeness()), NoFiles(), clock=clock.now, wall=clock.wall, links_max=100
-    )
+    pump = Pump(store, Workbench(lambda host: 1), handed(), NoFiles(), clock=clock.now, wall=clock.wall, links_max=100)
     is_due, told, write = threading.Event(), [], Database.write
 
     def fails_once(self, batch, *, sync):

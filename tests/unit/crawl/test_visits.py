@@ -20,33 +20,18 @@ from crawler.crawl.visits import Visits
 from crawler.crawl.wiring import open_crawl
 
 
-class Breaking:
-    """As much of the memory governor as can break off a visit."""
-
-    def __init__(self) -> None:
-        self.given_up: list[asyncio.Task[None]] = []
-
-    def begins(self, worker: asyncio.Task[None]) -> None: ...
-
-    def ended(self, worker: asyncio.Task[None]) -> None: ...
-
-    def give_up(self, worker: asyncio.Task[None]) -> None:
-        self.given_up.append(worker)
-
-
 def lease(host: str) -> Lease:
     return Lease(Link(f"http://{host}/", host), b"", 0.0)
 
 
 async def test_only_the_unwanted_are_broken_off_and_all_who_wait_hear_of_their_end() -> None:
-    memory = Breaking()
-    visits = Visits(memory)
+    visits = Visits()
     workers = [asyncio.create_task(asyncio.sleep(60)) for _ in range(3)]
     for worker, host in zip(workers, ("a", "b", "c"), strict=True):
         visits.begins(worker, lease(host))
     unwanted = {"a", "b"}
-    visits.break_off(lambda lease: lease.link.host in unwanted)
-    assert memory.given_up == workers[:2]
+    visits.break_off_unwanted(lambda lease: lease.link.host in unwanted)
+    assert [worker.cancelling() for worker in workers] == [1, 1, 0]
 
     judged: list[str] = []
 
@@ -64,6 +49,23 @@ async def test_only_the_unwanted_are_broken_off_and_all_who_wait_hear_of_their_e
     async with asyncio.timeout(5):
         await asyncio.gather(*waiting)
     assert judged == ["a", "b", "c"] * 2, "there may be thousands of expressions: not after each visit anew"
+    for worker in workers:
+        worker.cancel()
+
+
+async def test_the_longest_out_are_broken_off_first_and_each_once() -> None:
+    visits = Visits()
+    workers = [asyncio.create_task(asyncio.sleep(60)) for _ in range(4)]
+    for worker in workers[:3]:
+        visits.begins(worker, lease("a"))
+    for worker in (workers[1], workers[1], workers[3]):
+        visits.break_off(worker)
+    visits.break_off_oldest(1)
+    assert [worker.cancelling() for worker in workers] == [1, 1, 0, 0]
+    assert visits.was_broken_off(workers[1]) and not visits.was_broken_off(workers[1]) and not workers[1].cancelling()
+
+    visits.ended(workers[0])  # by an error, met as it was broken off
+    assert not visits.was_broken_off(workers[0]), "its next cancellation would be taken for ours, and back"
     for worker in workers:
         worker.cancel()
 

@@ -339,6 +339,12 @@ async def test_whatever_a_host_sets_can_be_kept_and_read_again(
     assert not recwarn.list, "the jar has not stumbled"
 
 
+def test_a_file_without_the_first_line_of_cookie_files_is_told_which_it_is(tmp_path: Path) -> None:
+    (tmp_path / "login.txt").write_text("a.example\tFALSE\t/\tFALSE\t0\tsession\tabc\n")
+    with pytest.raises(ConfigError, match="the first line of one is '# Netscape HTTP Cookie File'"):
+        check_file(tmp_path / "login.txt")
+
+
 @pytest.mark.parametrize(
     "content", [None, b"a=1", b"\xff\xfe", b"# Netscape HTTP Cookie File\nnonsense\n", b"#" * ((1 << 20) + 1)]
 )

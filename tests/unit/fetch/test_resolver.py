@@ -10,7 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from unittest.mock import Mock
@@ -22,7 +22,7 @@ import support
 from msgspec.structs import replace
 from support.hostile import fetching
 from support.sinful import Site
-from support.sinful_net import name_server, odd_ports
+from support.sinful_net import NameServer, name_server, odd_ports
 
 import crawler
 from crawler.core.errors import FetchError, StorageError
@@ -234,7 +234,7 @@ from pathlib import Path
 from crawler.core.errors import FetchError
 from support.hostile import fetching, lease_of
 from support.sinful import Site
-from support.sinful_net import name_server, odd_ports
+from support.sinful_net import NameServer, name_server, odd_ports
 
 async def main():
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -401,6 +401,22 @@ async def test_tcp_is_tried_for_a_few_names_at_once(monkeypatch) -> None:
         assert await none == "no_address"
         assert await addresses(resolver, "tcp-good.sin.test") == ["127.0.0.1"], "there is room again"
     assert not resolver._asked
+
+
+async def test_what_is_no_response_spoils_no_lookup_but_its_own(monkeypatch) -> None:
+    """It comes by the socket of all, and c-ares gives up every query of it: those that wait longer are asked again, alone."""
+    answers = NameServer._answer
+
+    def at_last(server: NameServer, query: bytes) -> Iterator[bytes]:
+        given = list(answers(server, query))
+        return iter(given if given == [b"garbage"] or server.asked.count("garbage.test") >= channels._TRIES else ())
+
+    monkeypatch.setattr(NameServer, "_answer", at_last)
+    async with resolving() as (resolver, _):
+        spoilt, *found = await asyncio.gather(
+            reason(resolver, "garbage.test"), *(addresses(resolver, f"good.sin{n}.test") for n in range(5))
+        )
+        assert (spoilt, found) == ("servfail", [["127.0.0.1"]] * 5)
 
 
 async def test_the_names_that_a_name_leads_to_count_as_kept(monkeypatch, renewals) -> None:

@@ -22,6 +22,7 @@ from crawler.fetch.connection import Watched
 from crawler.fetch.connector import IDLE_TLS_BYTES
 from crawler.fetch.fetcher import Fetcher
 from crawler.fetch.tls_waste import REST_BYTES_MAX, is_too_long, received_bytes
+from crawler.policy.judge import host_sign
 
 
 @pytest.fixture
@@ -323,3 +324,44 @@ def test_tls_that_ends_as_it_begins_within_a_proxys_has_failed(tmp_path: Path, l
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(live())
     assert "TypeError" not in caplog.text
+
+
+@asynccontextmanager
+async def breaking(tmp: Path, broken: bytes) -> AsyncIterator[str]:
+    """The URL of a TLS server that says something broken at once behind its response."""
+    context = serving(tmp, 0)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(received, sent, server_side=True)
+        with closing(writer), suppress(ConnectionError):
+            asked = b""
+            while not asked.endswith(b"\r\n\r\n"):
+                with suppress(ssl.SSLWantReadError):
+                    tls.do_handshake()
+                    asked += tls.read(1 << 16)
+                writer.write(sent.read())
+                if not asked:
+                    received.write(await reader.read(1 << 16))
+            tls.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npage")
+            writer.write(sent.read() + broken)
+            await reader.read()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("broken", [b"\x17\x03\x03\x00\x20" + bytes(32), b"HTTP/1.1 400 Bad Request\r\n"])
+def test_tls_that_breaks_behind_a_response_is_no_handshake_that_failed(tmp_path: Path, broken, loop_factory) -> None:
+    """Loops keep nothing of what came with it. Once that was a sign that the host is down, and the page was never tried again."""
+
+    async def live() -> None:
+        async with breaking(tmp_path, broken) as url, fetching(tmp_path, Site(), insecure=True) as fetcher:
+            with pytest.raises(FetchError) as failed:
+                await fetcher.fetch(lease_of(url))
+            assert (failed.value.reason, host_sign(failed.value)) == ("disconnected", "mute")
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(live())

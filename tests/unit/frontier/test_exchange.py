@@ -21,9 +21,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from support.frontiers import politeness
+from support.frontiers import handed, politeness
 from support.pages import WALL, page_of
-from support.stores import REST, packed
+from support.stores import REST, packed, revive
 
 from crawler.config.sections import ArchiveConfig
 from crawler.core.batch import FOREIGN, Admitted, Batch, HostRest, Prepared, Settled
@@ -42,7 +42,6 @@ from crawler.frontier.exchange.inbox import Inbox, Received
 from crawler.frontier.exchange.intake import Intake
 from crawler.frontier.exchange.outbox import Outbox
 from crawler.frontier.exchange.parcels import Parcels
-from crawler.frontier.handed import Handed
 from crawler.frontier.memory import MemoryStore
 from crawler.frontier.progress import LIST
 from crawler.frontier.pump import Pump
@@ -333,7 +332,7 @@ def test_a_redirect_visited_again_ends_its_line_once_in_whatever_part(tmp_path, 
     web = Web({names[0]: ("redirect", names[1]), names[1]: ("ok", [])}, {}, [names[0]])
     crew = crawled(tmp_path, kind, web, 2, 1, 0.0)
     for part in crew:
-        part.store.revive(frozenset({"redirect"}))
+        revive(part.store, "redirect")
     assert take_steps(crew, random.Random(1), 0.0, STEPS, 10_000)
     tallies = [tally for part in crew for tally in part.store.progress(LIST).values()]
     for part in crew:
@@ -426,7 +425,7 @@ class Running:
         rests = politeness(backoff_max_s=1.0, host_failures=8)
         clock, wall = self.clock.now, self.clock.wall
         intake, endless = Intake(exchange, clock), self.endless
-        pump = Pump(store, bench, Handed(rests), journal, clock=clock, wall=wall, links_max=100, intake=intake, endless=endless)
+        pump = Pump(store, bench, handed(rests), journal, clock=clock, wall=wall, links_max=100, intake=intake, endless=endless)
         self.pumps[number] = pump
 
         async def work() -> None:

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from rocksdict import Options, Rdict, WriteBatch
 from support.killed_crawl import name
 from support.paths import ROOT, SUPPORT, TESTS
-from support.stores import NO_PAGE, REST, TIMEOUT, Driver, done, link, names, pack, retry
+from support.stores import NO_PAGE, REST, TIMEOUT, Driver, done, link, names, pack, retry, revive
 
 from crawler.core.batch import KNOWN, HostRest
 from crawler.core.errors import StorageError
@@ -583,7 +583,7 @@ def test_a_directory_of_a_version_that_counted_robots_txt_and_sitemaps_as_pages_
     counts = driver.store.stats()
     assert (counts.known, counts.done, counts.outcomes) == (2, 2, {"ok": 1, "timeout": 1})
     assert counts.not_pages == {"robots": 1}
-    assert driver.store.revive(frozenset({"timeout"})) == 1
+    assert revive(driver.store, "timeout") == 1
     driver.now += 10
     driver.settle(driver.claim_one("a/map"), done())
     counts = driver.store.stats()

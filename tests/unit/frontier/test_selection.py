@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from support.stores import TIMEOUT, Driver, done, link, names, pack
+from support.stores import TIMEOUT, Driver, done, link, names, pack, revive
 
 from crawler.core.batch import KNOWN, NEW, Admitted, Batch
 from crawler.core.keys import Keys
 from crawler.core.model import Input, Known, LineFault, Link
 from crawler.frontier import progress
 from crawler.frontier.progress import LIST, TAG, Tally
-from crawler.frontier.selection import LOOKED_AT, Selection
+from crawler.frontier.selection import LOOKED_AT, Selection, in_steps
 
 
 @pytest.fixture(params=["memory", "embedded"])
@@ -24,15 +24,6 @@ def driver(request: pytest.FixtureRequest, tmp_path: Path):
 
 def listed(name: str, line: int = 1, **fields: object) -> Link:
     return link(name, "seed", input=Input("mine", line), **fields)
-
-
-def all_of(some, which: Selection) -> int:
-    step = some(which)
-    total = step.count
-    while step.after is not None:
-        step = some(which, step.after)
-        total += step.count
-    return total
 
 
 def settled(driver: Driver, count: int = 6) -> None:
@@ -57,7 +48,7 @@ def settled(driver: Driver, count: int = 6) -> None:
 )
 def test_what_is_chosen_is_due_again_and_nothing_else(driver: Driver, which: Selection, chosen: list[str]) -> None:
     settled(driver)
-    assert all_of(driver.store.revive_some, which) == len(chosen)
+    assert in_steps(driver.store.revive_some, which) == len(chosen)
     driver.now += 100
     assert sorted(names(driver.claim(per_host=100))) == chosen
     counts = driver.store.stats()
@@ -66,7 +57,7 @@ def test_what_is_chosen_is_due_again_and_nothing_else(driver: Driver, which: Sel
 
 def test_what_was_removed_is_new_when_it_is_found_again(driver: Driver) -> None:
     settled(driver)
-    assert all_of(driver.store.remove_some, Selection(host="a.test")) == 3
+    assert in_steps(driver.store.remove_some, Selection(host="a.test")) == 3
     assert driver.store.lookup("http://a.test/0") is None
     counts = driver.store.stats()
     assert (counts.known, counts.waiting, counts.done, counts.outcomes) == (3, 0, 3, {"ok": 1, "timeout": 2})
@@ -81,7 +72,7 @@ def test_while_pages_are_being_removed_none_counts_twice(driver: Driver) -> None
     """Whoever counts what is admitted reads both from another thread."""
     settled(driver, 4000)
     with ThreadPoolExecutor(1) as engine:
-        removing = engine.submit(all_of, driver.store.remove_some, Selection())
+        removing = engine.submit(in_steps, driver.store.remove_some, Selection())
         while not removing.done():
             assert driver.store.removed + driver.store.own_counts().known <= 4000
         assert removing.result() == 4000 == driver.store.removed
@@ -89,8 +80,8 @@ def test_while_pages_are_being_removed_none_counts_twice(driver: Driver) -> None
 
 def test_what_waits_again_is_not_removed(driver: Driver) -> None:
     settled(driver)
-    driver.store.revive(frozenset({"ok"}))
-    assert all_of(driver.store.remove_some, Selection()) == 4
+    revive(driver.store, "ok")
+    assert in_steps(driver.store.remove_some, Selection()) == 4
     assert (driver.store.stats().known, driver.store.stats().waiting) == (2, 2)
 
 
@@ -99,14 +90,14 @@ def test_a_step_looks_at_so_many_records_only(driver: Driver) -> None:
     driver.commit((), [(lease, done()) for lease in driver.claim(per_host=10_000)])
     step = driver.store.remove_some(Selection(outcomes={"timeout"}))
     assert step.count == 0 and (step.after is not None) == (driver.kind == "embedded")
-    assert all_of(driver.store.remove_some, Selection()) == LOOKED_AT + 10
+    assert in_steps(driver.store.remove_some, Selection()) == LOOKED_AT + 10
 
 
 def test_http_errors_are_counted_by_their_status(driver: Driver) -> None:
     driver.commit([link(f"a/{n}") for n in range(3)])
     driver.commit((), [(lease, done(outcome="http_error")) for lease in driver.claim()])
     assert driver.store.stats().statuses == {"200": 3}, "the journal of these tests says 200 of every page"
-    all_of(driver.store.revive_some, Selection(url="http://a.test/1"))
+    in_steps(driver.store.revive_some, Selection(url="http://a.test/1"))
     assert driver.store.stats().statuses == {"200": 2}
 
 
@@ -124,13 +115,13 @@ def test_lists_that_are_done_make_room_for_new_ones(driver: Driver, monkeypatch:
     if driver.kind == "embedded":
         driver.reopen()
     assert driver.store.progress(LIST) == {"b": Tally(1, {}), "d": ended, "": others}, "those that are not done stay"
-    all_of(driver.store.revive_some, Selection(url="http://a.test/0"))
+    in_steps(driver.store.revive_some, Selection(url="http://a.test/0"))
     assert driver.store.progress(LIST)[""] == Tally(2, {"ok": 1}), "what was counted there is undone there"
     driver.now += 9
     driver.settle(next(lease for lease in driver.claim() if lease.link.host == "a.test"), done())
     assert driver.store.progress(LIST)[""] == others
     driver.commit([link("a/1", "seed", input=Input("a", 2))])
-    all_of(driver.store.revive_some, Selection(url="http://a.test/0"))
+    in_steps(driver.store.revive_some, Selection(url="http://a.test/0"))
     assert driver.store.progress(LIST)["a"] == Tally(2, {}), "a list that goes on is done when all that waits of it is"
     driver.now += 9
     driver.settle(next(lease for lease in driver.claim() if lease.link.url == "http://a.test/0"), done())
@@ -166,7 +157,7 @@ def test_each_line_of_a_list_ends_once(driver: Driver) -> None:
     driver.settle(driver.claim_one("a/9"), TIMEOUT)
     ended = Tally(5, {"skipped": 2, "invalid_url": 1, "ok": 1, "timeout": 1})
     assert driver.store.progress(LIST)["mine"] == ended and ended.done == 5
-    driver.store.revive(frozenset({"timeout"}))
+    revive(driver.store, "timeout")
     assert driver.store.progress(LIST)["mine"].done == 4
     driver.now += 9
     driver.settle(driver.claim_one("a/9"), done())
@@ -184,7 +175,7 @@ def test_a_redirect_that_is_not_followed_ends_its_line_once_however_often_it_is_
     driver.now += 9
     driver.settle(driver.claim_one("c/0"), done())
     for _ in range(3):
-        driver.store.revive(frozenset({"redirect"}))
+        revive(driver.store, "redirect")
         driver.now += 9
         driver.commit((), [(lease, done(outcome="redirect")) for lease in driver.claim()])
     assert driver.store.stats().outcomes == {"redirect": 2, "ok": 1}
@@ -198,7 +189,7 @@ def test_a_tag_counts_what_its_pages_link_to(driver: Driver) -> None:
         block = pack([f"{lease.link.url}{n}" for n in range(3)], Keys(driver.store.secret()), page)
         driver.commit((), [(lease, replace(done(), block=block))])
     assert driver.store.progress(TAG) == {'"t"': Tally(4, {"ok": 1}), "1": Tally(4, {"ok": 1})}
-    all_of(driver.store.remove_some, Selection(tag=1))
+    in_steps(driver.store.remove_some, Selection(tag=1))
     assert driver.store.progress(TAG)["1"] == Tally(3, {})
 
 

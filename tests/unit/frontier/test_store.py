@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 from support.pages import page_of
-from support.stores import NO_PAGE, REST, TIMEOUT, Driver, done, link, names, pack, retry
+from support.stores import NO_PAGE, REST, TIMEOUT, Driver, done, link, names, pack, retry, revive
 
 from crawler.core.batch import EXPAND, FOREIGN, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Admitted, Batch, HostRest, Settled
 from crawler.core.errors import StorageError
@@ -492,8 +492,8 @@ def test_revived_urls_are_visited_once_more(driver: Driver) -> None:
     leases = driver.claim()
     rests = {"a.test": HostRest(driver.now), "b.test": HostRest(driver.now + 99, 8, DOWN)}
     driver.commit((), [(lease, TIMEOUT if names([lease])[0] in ("a/1", "b/0") else done()) for lease in leases], rests)
-    assert driver.store.revive(frozenset({"timeout", "dns_error"})) == 2
-    assert driver.store.revive(frozenset({"timeout", "dns_error"})) == 0
+    assert revive(driver.store, "timeout", "dns_error") == 2
+    assert revive(driver.store, "timeout", "dns_error") == 0
     counts = driver.store.stats()
     assert (counts.known, counts.waiting, counts.done, counts.outcomes, counts.reasons) == (4, 2, 2, {"ok": 2}, {})
     driver.now += 100
@@ -504,14 +504,14 @@ def test_revived_urls_are_visited_once_more(driver: Driver) -> None:
     driver.commit((), [(lease, done()) for lease in revived])
     counts = driver.store.stats()
     assert (counts.known, counts.waiting, counts.done, counts.outcomes) == (4, 0, 4, {"ok": 4})
-    assert driver.store.revive(frozenset({"timeout"})) == 0
+    assert revive(driver.store, "timeout") == 0
 
 
 def test_more_urls_than_one_step_holds_are_revived(driver: Driver) -> None:
     driver.commit([link(f"h{i % 7}/{i}") for i in range(2300)])
     leases = driver.claim(per_host=1000)
     driver.commit((), [(lease, TIMEOUT if i % 2 else done()) for i, lease in enumerate(leases)])
-    assert driver.store.revive(frozenset({"timeout"})) == 1150
+    assert revive(driver.store, "timeout") == 1150
     driver.now += 1
     assert len({lease.link.url for lease in driver.claim(per_host=1000)}) == 1150
 
@@ -528,7 +528,7 @@ def test_a_url_that_stood_in_no_queue_is_settled_all_the_same(driver: Driver) ->
     driver.settle(Lease(link("b/robots.txt", "robots"), b""), done())
     assert driver.store.lookup(link("b/robots.txt").url) == "waiting"  # it has a visit of its own coming
     assert counted(driver) == (2, 2, 0, {}, {"robots": 1})
-    assert driver.store.revive(frozenset({"http_error"})) == 0
+    assert revive(driver.store, "http_error") == 0
 
 
 def counted(driver: Driver, aside: int = 0) -> tuple[int, int, int, Mapping[str, int], Mapping[str, int]]:
@@ -548,7 +548,7 @@ def test_a_robots_txt_that_is_a_page_as_well_stays_one(driver: Driver) -> None:
     driver.settle(aside, done(outcome="http_error"))
     assert counted(driver) == (1, 0, 1, {"ok": 1}, {})
     assert driver.store.lookup(aside.link.url).link.kind == "seed"
-    assert driver.store.revive(frozenset({"ok"})) == 1
+    assert revive(driver.store, "ok") == 1
     driver.settle(aside, done(outcome="http_error"))
     assert counted(driver) == (1, 1, 0, {}, {})
     driver.settle(driver.claim_one("a/robots.txt"), done(outcome="http_error"))
@@ -563,7 +563,7 @@ def test_sitemaps_are_work_while_they_wait_and_no_pages(driver: Driver) -> None:
     driver.settle(driver.claim_one("a/map2"), TIMEOUT)
     assert counted(driver) == (2, 2, 0, {}, {"sitemap": 2})
     assert driver.commit([link("a/map"), link("a/map", "sitemap"), link("a/map", "seed")]) == [KNOWN] * 3
-    assert driver.store.revive(frozenset({"timeout"})) == 1
+    assert revive(driver.store, "timeout") == 1
     assert counted(driver, 1) == (2, 3, 0, {}, {"sitemap": 1})
     for name in ("a/0", "a/1", "a/map2"):
         driver.settle(driver.claim_one(name), done())
@@ -617,7 +617,7 @@ def test_a_revived_url_has_its_robots_txt_suspected_no_more(driver: Driver) -> N
     driver.commit([link("a/0")])
     driver.settle(driver.claim_one("a/0"), CRASHED)
     driver.store.set_suspects({robots_key("http://a.test"): CRASHES_MAX})
-    assert driver.store.revive(frozenset({"skipped"})) == 1
+    assert revive(driver.store, "skipped") == 1
     if driver.kind == "embedded":
         driver.reopen()
     assert driver.store.suspects() == {}
@@ -651,8 +651,7 @@ def test_marks_positions_robots_and_identity_are_kept(driver: Driver) -> None:
         driver.reopen()
     assert driver.store.marks() == {"results/a": Mark(5), "warc/b": Mark(9, True), "c": Mark(0, True, True)}
     assert driver.store.marks("warc/") == {"warc/b": Mark(9, True)}
-    assert driver.store.positions() == driver.store.positions("list") == {"list \udce9": b"position 1"}
-    assert driver.store.positions("other") == {}
+    assert driver.store.positions() == {"list \udce9": b"position 1"}
     assert driver.store.robots(["http://b.test", "http://c.test", "http://a.test"]) == [b"", None, b"rules"]
     assert driver.store.identity() == b"this crawl"
     assert (driver.store.clock(), driver.store.last_commit_wall()) == (1000.5, 78.5)

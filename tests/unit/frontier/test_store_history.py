@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
-from support.stores import REST, TIMEOUT, Driver, done, link, packed, retry
+from support.stores import REST, TIMEOUT, Driver, done, link, packed, retry, revive
 
 from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, HostRest
 from crawler.core.model import EXPANDED, THERE, Done, Input, Known, Lease, Link, Outcome, Retry
@@ -367,7 +367,7 @@ class StoreHistory(RuleBasedStateMachine):
         for page in chosen.values():
             host = model.hosts[page.link.host]
             host.rest = replace(host.rest, failures=0, down=None)
-        assert self.driver.store.revive(frozenset({outcome})) == len(chosen)
+        assert revive(self.driver.store, outcome) == len(chosen)
         order = {url: at for at, url in enumerate(model.pages)}
         if self.kind != "memory":  # by fingerprint: any order is right, this one has to be known to compare
             order = {lease_url: at for at, lease_url in enumerate(self.driver.by_fingerprint(model.pages))}

@@ -2,6 +2,7 @@
 
 import pytest
 from support.pages import Crawl, seed, visit
+from support.stores import revive
 
 from crawler.core.batch import Settled
 from crawler.core.model import Done, Dropped
@@ -60,7 +61,7 @@ def test_a_visit_is_compared_with_the_last_one_that_could_tell(tmp_path, kind, v
         if known is None:
             known, rows = visit(crawl, seed(URL, 1), ends(crawl, name))
         else:
-            crawl.store.revive(frozenset({known.outcome}))
+            revive(crawl.store, known.outcome)
             [lease] = crawl.claim()
             crawl.commit([Settled(lease, ends(crawl, name))])
             [known], rows = crawl.known, crawl.rows()[-1:]
@@ -82,7 +83,7 @@ def test_asked_by_head_a_page_is_no_other_and_what_was_kept_of_it_is_there(tmp_p
     crawl = Crawl(tmp_path, kind)
     first, _ = visit(crawl, seed(URL, 1), ends(crawl, "one"))
     for name in ("head", "timeout", "head"):
-        crawl.store.revive(frozenset({"ok", "timeout"}))
+        revive(crawl.store, "ok", "timeout")
         [lease] = crawl.claim()
         crawl.commit([Settled(lease, ends(crawl, name))])
     [known] = crawl.known
@@ -107,7 +108,7 @@ def test_what_is_still_gone_is_visited_less_often_and_what_only_fails_is_not(tmp
     crawl.journal._intervals = Intervals(1000, min_s=200, max_s=3000)
     known, _ = visit(crawl, seed(URL, 1), ends(crawl, "one"))
     for name in ["410", "404", "503", "timeout", "404", "404", "one"]:
-        crawl.store.revive(frozenset({known.outcome}))
+        revive(crawl.store, known.outcome)
         [lease] = crawl.claim()
         crawl.commit([Settled(lease, ends(crawl, name))])
         [known] = crawl.known

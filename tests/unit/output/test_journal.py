@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from support.pages import WALL, Crawl, seed, visit
+from support.stores import revive
 
 from crawler.core import urls
 from crawler.core.batch import Settled
@@ -218,7 +219,7 @@ def test_a_redirect_that_is_followed_no_more_takes_the_line_back(crawl):
     visit(crawl, seed(A, 1), redirect(page, B, seed(A, 1)))
     crawl.commit([Settled(lease, Done(crawl.page(B), "ok")) for lease in crawl.claim()])
     crawl.commit(links=[seed(A, 2)])
-    crawl.store.revive(frozenset({"redirect"}))
+    revive(crawl.store, "redirect")
     page = crawl.page(A, status=302, headers=((b"Location", B.encode()),))
     crawl.commit([Settled(lease, Done(page, "redirect")) for lease in crawl.claim()])
     told = [(row["canonical"], row["outcome"], row["input"] and row["input"]["line"]) for row in crawl.final()]
@@ -257,7 +258,7 @@ def test_validators_are_kept_unless_they_are_long(crawl):
 def test_what_was_known_of_a_body_outlives_a_visit_that_brings_none(tmp_path, kind, again):
     crawl = Crawl(tmp_path, kind)
     first, (row,) = visit(crawl, seed(A, 1), Done(crawl.page(A, b"same", headers=((b"ETag", b'"1"'),)), "ok"))
-    crawl.store.revive(frozenset({"ok"}))
+    revive(crawl.store, "ok")
     (lease,) = crawl.claim()
     later = {"fetched_at": WALL + 99}
     outcome = {
@@ -300,7 +301,7 @@ def test_the_codings_of_a_body_are_known_for_as_long_as_it_is(crawl):
     for outcome in outcomes:
         (lease,) = crawl.claim()
         crawl.commit([Settled(lease, outcome)])
-        crawl.store.revive(frozenset({"ok", "timeout", "bad_response"}))
+        revive(crawl.store, "ok", "timeout", "bad_response")
         codings.append(crawl.known[-1].coding)
     assert codings == ["gzip", "gzip", "gzip", "gzip", "", None]
     assert ["revisit_of" in row["archive"] for row in crawl.rows() if row["archive"]] == [False, True, True, False, False]
@@ -312,7 +313,7 @@ def test_a_page_is_of_the_type_that_its_body_came_with_whatever_a_304_says(crawl
     was = Done(crawl.page(A, "<p>ü".encode("latin-1"), mime="text/html", charset="latin-1"), "ok")
     visit(crawl, seed(A, 1), replace(was, encoding="windows-1252"))
     for _ in range(2):
-        crawl.store.revive(frozenset({"ok"}))
+        revive(crawl.store, "ok")
         (lease,) = crawl.claim()
         crawl.commit([Settled(lease, Done(crawl.page(A, b"", status=304, **said), "ok"))])
         latest = crawl.rows()[-1]
@@ -325,7 +326,7 @@ def test_a_page_is_of_the_type_that_its_body_came_with_whatever_a_304_says(crawl
 def test_a_304_confirms_nothing_but_a_whole_page(tmp_path, kind, outcome, status):
     crawl = Crawl(tmp_path, kind)
     first, _ = visit(crawl, seed(A, 1), Done(crawl.page(A, b"half a pa", status=status), outcome))
-    crawl.store.revive(frozenset({outcome}))
+    revive(crawl.store, outcome)
     (lease,) = crawl.claim()
     crawl.commit([Settled(lease, Done(crawl.page(A, b"", status=304, fetched_at=WALL + 99), "ok"))])
     (known,), latest = crawl.known, crawl.rows()[-1]
@@ -447,7 +448,7 @@ def test_every_listed_line_has_one_final_row_and_it_is_that_of_its_page(tmp_path
     assert listed == Counter(range(1, len(lines) + 1))
     for web in webs:
         if web is not webs[0]:
-            crawl.store.revive(frozenset({"ok", "redirect", "connect_error", "redirect_error"}))
+            revive(crawl.store, "ok", "redirect", "connect_error", "redirect_error")
             crawl = run_out(crawl, judge, web, dice)
         by_line = {}
         final = crawl.final()

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from support.pages import Crawl, seed, visit
+from support.stores import revive
 
 from crawler.core.batch import Settled
 from crawler.core.durable import length_of
@@ -34,7 +35,7 @@ def crawled(root, kind="warc", rolled=True):
         url = f"http://example.org/{9 - number}"
         visit(crawl, seed(url, number), Done(crawl.page(url, content(url), coding="gzip" if number % 2 else None), "ok"))
     visit(crawl, seed("http://example.org/down", 5), Dropped("timeout", "read_timeout"))
-    crawl.store.revive(frozenset({"ok"}))
+    revive(crawl.store, "ok")
     lease, other, *_ = crawl.claim()
     crawl.commit([Settled(lease, Done(crawl.page(lease.link.url, content(lease.link.url)), "ok"))])
     crawl.commit([Settled(other, Done(crawl.page(other.link.url, b"new"), "ok"))])

@@ -184,9 +184,7 @@ async def test_what_may_not_be_waited_for():
     async with budget.visit() as visit:
         await visit.parse(10, 1, 0)
         with pytest.raises(AssertionError):
-            await visit.take("body", 1)
-        with pytest.raises(AssertionError):
-            await visit.take("parse", 1)
+            await visit.decode(1)
     assert all(use.used == 0 for use in budget.uses().values())
 
 
@@ -246,7 +244,7 @@ class History:
             if self.draw.random() < 0.7:
                 with await visit.decode(self.draw.randrange(1, 40)):
                     await self.pause()
-                with await visit.take("parse", self.draw.randrange(1, 120)):
+                with await visit.decode(self.draw.randrange(1, 120)):
                     await self.pause()
             held = await visit.outcome(self.draw.randrange(200))
             self.uncommitted.append(held)

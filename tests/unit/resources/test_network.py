@@ -145,6 +145,18 @@ async def test_what_is_held_while_nothing_else_is_out_is_settled_as_judged(world
     assert world.settled == [(host, SUSPECT) for host in hosts(3)] and world.frontier.pauses == set()
 
 
+@pytest.mark.parametrize("speaks", [True, False])
+async def test_a_zone_that_is_silent_for_ever_pauses_the_others_once_and_name_servers_that_are_each_time(world, speaks):
+    untold = Retry("dns_error", "dns_timeout")
+    world.speaks = speaks
+    world.reachable.add("192.0.2.1")
+    for time in range(3):
+        world.ends(REFUSED, "192.0.2.1")
+        world.ends(untold, *hosts(50))
+        assert world.frontier.pauses == ({"offline"} if time == 0 or not speaks else set())
+        await world.watched(lambda: not world.frontier.pauses)
+
+
 def test_the_end_of_the_crawl_gives_back_what_is_held(world):
     world.ends(SUSPECT, *hosts(3))
     world.settle(world.network.flush())

@@ -192,6 +192,48 @@ def test_the_tail_of_a_crawl_is_settled_by_a_witness():
     assert outage.offline, "others still do"
 
 
+def false_alarm(outage, hosts, sign="unnamed"):
+    fail(outage, hosts, sign=sign)
+    assert outage.offline
+    assert outage.probe(outage._probe_at)
+    outage.reached()
+
+
+def test_hosts_that_an_outage_has_proved_dead_are_no_reason_for_another():
+    """A zone that is silent for ever, and hosts that respond: each fifty time-outs in a row paused them all."""
+    outage = Outage()
+    answer(outage, ["live.example"])
+    false_alarm(outage, names(80))
+    answer(outage, ["live.example"])
+    assert fail(outage, names(80), sign="unnamed") == [(host, True) for host in names(80)]
+    fail(outage, ["other.example"])
+    assert fail(outage, names(30), sign="unnamed") == [], "but they wait with others"
+    fail(outage, names(49, "other"))
+    assert outage.offline
+
+
+def test_they_count_again_once_they_have_responded_or_where_this_machine_has_no_way_out():
+    for again in ("suspect", "local"):
+        outage = Outage()
+        answer(outage, names(80, "live"))
+        false_alarm(outage, names(50, "live"))
+        answer(outage, names(50, "live") if again == "suspect" else ["live79.example"])
+        fail(outage, names(50, "live"), sign=again)
+        assert outage.offline
+
+
+def test_an_outage_that_lasts_proves_nobody_dead():
+    outage = Outage()
+    answer(outage, ["live.example"])
+    fail(outage, names(50))
+    for _ in range(2):
+        assert outage.probe(outage._probe_at)
+    outage.reached()
+    answer(outage, ["live.example"])
+    fail(outage, names(50))
+    assert outage.offline
+
+
 def test_an_outage_in_the_middle_of_a_broad_crawl():
     """100 visits out at once, new hosts all the time, then nothing comes back: not one of these is a page's fate."""
     outage = Outage()
@@ -250,6 +292,7 @@ def test_what_is_noted_comes_back_exactly_once(history, pauses, mode):
         assert not (outage.offline and held), "nothing waits for an outage to end"
         assert len(outage._streak) <= 8
         assert len(outage._responded) <= 10 >= len(outage._responded_before)
+        assert len(outage._failed) <= 10 >= len(outage._dead)
         if verb == "tick":
             assert all(since > now - HOLD_S for since in held.values())
     for item, _ in outage.flush():

@@ -8,13 +8,12 @@ import gzip
 import logging
 import socket
 import threading
-from pathlib import Path
 
 import orjson
 import pytest
 import yaml
 from openapi_spec_validator import validate
-from support.daemons import daemon
+from support.daemons import OPENAPI, daemon
 from support.sinful import Site, head, once, running, stay
 from support.webs import Answer, Web, page
 
@@ -24,10 +23,7 @@ from crawler.core.model import Link, Mark
 from crawler.frontier.batch import LINKS_MAX, OpenBatch
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import MARK, POSITION, file_name
-from crawler.service import api as api_module
 from crawler.service import api_seeds, api_streams
-
-OPENAPI = yaml.safe_load((Path(api_module.__file__).parent / "openapi.yaml").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +57,7 @@ async def test_the_routes_are_those_of_the_description(tmp_path):
 
 async def test_the_description_is_served(tmp_path):
     async with daemon(tmp_path) as d, d.session.get("/v1/openapi.yaml") as answer:
-        assert yaml.safe_load(await answer.text()) == OPENAPI
+        assert yaml.load(await answer.text(), yaml.CSafeLoader) == OPENAPI
 
 
 # -- seeds ------------------------------------------------------------------------------------------------------------
@@ -696,6 +692,27 @@ async def test_whatever_is_wrong_is_problem_json(tmp_path):
                 assert (status == 405) == ("Allow" in answer.headers)
 
 
+async def test_head_is_answered_where_get_is(tmp_path, site):
+    """By its head alone, and the same connection serves again."""
+    async with daemon(tmp_path) as d:
+        (url,) = site.good(1)
+        await d.ask("POST", "/v1/seeds", data=url)
+        await d.until(done=1)
+        queries = {"/v1/body": f"?url={url}", "/v1/urls": f"?url={url}", "/v1/results": "?outcome=ok"}
+        reader, writer = await asyncio.open_connection("127.0.0.1", d.port)
+        async with asyncio.timeout(30):
+            for resource in d.control.application().router.resources():
+                if not any(route.method == "GET" for route in resource):
+                    continue
+                path = resource.canonical + queries.get(resource.canonical, "")
+                writer.write(f"HEAD {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+                told = (await reader.readuntil(b"\r\n\r\n")).decode()
+                assert told.startswith("HTTP/1.1 200 "), told
+        writer.close()
+        async with d.session.head("/v1/pause") as answer:
+            assert answer.status == 405
+
+
 async def test_a_path_that_is_not_there_leaves_no_frames_to_the_collector_of_cycles(tmp_path):
     async with daemon(tmp_path) as d:
         await d.ask("GET", "/nowhere")
@@ -733,13 +750,13 @@ async def test_what_this_machine_lacks_is_no_fault_of_ours(tmp_path, monkeypatch
     assert "Traceback" not in caplog.text
 
 
-async def stalled_reader(port):
-    """Asks for the results over and over, and takes nothing of them."""
+async def stalled_reader(port, path="/v1/results"):
+    """Asks for the same over and over, and takes nothing of it."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.setblocking(False)
     await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
-    await asyncio.get_running_loop().sock_sendall(connection, b"GET /v1/results HTTP/1.1\r\nHost: localhost\r\n\r\n" * 50)
+    await asyncio.get_running_loop().sock_sendall(connection, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() * 50)
     return connection
 
 
@@ -755,6 +772,32 @@ async def test_who_asks_to_the_last_is_told_that_the_crawl_has_ended(tmp_path):
         pass
     with pytest.raises(StorageError, match="the crawl has ended"):
         await running.crawl.pump.marks()
+
+
+@pytest.mark.parametrize("path", ["/v1/tags", "/"])
+async def test_of_what_is_made_whole_only_little_waits_for_clients_that_do_not_read(tmp_path, monkeypatch, path):
+    """128 of them had 1,000 tags make 400 MiB."""
+    monkeypatch.setattr(api_streams, "LARGE_MAX", 2)
+    monkeypatch.setattr(api_streams, "SLOT_S", 0.2)
+    tagged = [orjson.dumps({"url": url, "tag": f"{n}" + 250 * "\N{CRAB}"}) for n, url in enumerate(unreachable(300))]
+    excluded = {"exclude": [f"/{n}/{'x' * 100}" for n in range(400)]}
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/pause")
+        await d.ask("POST", "/v1/seeds", data=b"\n".join(tagged))
+        await d.ask("POST", "/v1/exclusions", json=excluded)
+        readers = [await stalled_reader(d.port, path) for _ in range(4)]
+        async with asyncio.timeout(20):
+            refused = None
+            while refused != 503:
+                async with d.session.get(path) as answer:
+                    refused = answer.status
+        assert (await d.ask("GET", "/v1/status"))[0] == 200
+        for connection in readers:
+            connection.close()
+        while d.control.follow._large.locked():
+            await asyncio.sleep(0.01)
+        async with d.session.get(path) as answer:
+            assert answer.status == 200 and len(await answer.read()) > 100_000
 
 
 async def test_readers_that_do_not_read_are_cut_off_and_meanwhile_others_wait(tmp_path, monkeypatch):

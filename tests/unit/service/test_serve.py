@@ -1,9 +1,11 @@
 """The daemon in this process: what it says of itself."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 from types import SimpleNamespace
 
@@ -17,7 +19,7 @@ from crawler.core.errors import StorageError
 from crawler.core.snapshot import Snapshot
 from crawler.crawl import status as status_module
 from crawler.crawl.wiring import open_crawl
-from crawler.service import health
+from crawler.service import health, sd_notify
 from crawler.service import serve as serve_module
 from crawler.service.reload import Changes
 from crawler.service.sd_notify import Notifier
@@ -85,6 +87,32 @@ async def test_what_it_tells_has_the_speed_of_late(tmp_path, monkeypatch, caplog
             (await session.post("/v1/drain")).release()
             assert (await serving).exit_code == 0
     assert told[0].bytes_per_second > 0
+
+
+async def test_systemd_is_told_that_it_is_ready_once_its_socket_takes_more(tmp_path, monkeypatch):
+    """One daemon of many that begin while the service manager is busy: its queue of messages is full."""
+    monkeypatch.setattr(sd_notify, "STATUS_EVERY_S", 0.02)
+    address = str(tmp_path / "notify")
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as others,
+    ):
+        manager.bind(address)
+        manager.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                others.sendto(b"of others", address)
+        notifier = Notifier({"NOTIFY_SOCKET": address})
+        notifier.reloading()
+        notifier.ready()
+        keeping = asyncio.create_task(notifier.keep(lambda: None, lambda: "fine"))
+        told, loop = [], asyncio.get_running_loop()
+        async with asyncio.timeout(30):
+            while told.count(b"WATCHDOG=1") < 3:
+                told.append(await loop.sock_recv(manager, 100))
+        keeping.cancel()
+    states = [each for each in told if each.startswith((b"READY", b"RELOADING"))]
+    assert states == [b"READY=1"]
 
 
 async def test_reloads_do_not_pile_up_behind_one_that_hangs_and_the_last_state_is_read(tmp_path):

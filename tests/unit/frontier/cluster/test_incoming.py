@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from support.frontiers import NoFiles, politeness
+from support.frontiers import NoFiles, handed
 from support.postgres import rows
 from support.stores import Driver, link
 
@@ -23,7 +23,6 @@ from crawler.frontier.cluster.engine import Engine
 from crawler.frontier.cluster.gauges import Gauges
 from crawler.frontier.cluster.incoming import Incoming
 from crawler.frontier.exchange.segment import Parcel, Piece, encode_parcel
-from crawler.frontier.handed import Handed
 from crawler.frontier.pump import Pump
 from crawler.frontier.selection import Selection
 from crawler.frontier.workbench import Workbench
@@ -46,13 +45,13 @@ class FailsOnce(NoFiles):
 def taking_in(driver: Driver, files: NoFiles) -> tuple[Incoming, Pump]:
     """What a member takes in, by a pump that nobody runs yet."""
     engine, clock, forever = Engine(), Clock(), asyncio.Event()
-    incoming = Incoming(driver.copy.mirror, engine, driver.copy.accused, Gauges())
+    incoming = Incoming(driver.copy.mirror, engine, driver.copy.accused, Gauges(), driver.copy.outbox)
     idle = {"run": lambda pump: forever.wait(), "deals": lambda host: True, "taken_at": lambda host: 0.0}
     member = SimpleNamespace(**idle, rewound=lambda: None, undone=incoming.undone)
     pump = Pump(
         driver.store,
         Workbench(lambda host: 1),
-        Handed(politeness()),
+        handed(),
         files,
         clock=clock.now,
         wall=clock.wall,

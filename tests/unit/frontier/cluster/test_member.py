@@ -251,3 +251,18 @@ async def test_pages_of_a_slot_that_is_to_be_loaded_are_told_of_until_it_is_its_
         await member._load(dict(member._slots.wanted), loader)
     gone = [link for link in links if driver.store.lookup(link.url) is None]
     assert 0 < len(gone) < len(links)
+
+
+async def test_a_member_whose_lease_has_run_out_sends_again_what_it_has_sent(made) -> None:
+    """Others took it for dead, and did not tell it what they have forgotten meanwhile."""
+    member, pump, driver = made
+    sent = member._outbox._parcels._sent
+    sent[b"key"] = 1
+    pump.out_long, pump.frontier.bench = list, SimpleNamespace(deals_until=0.0)
+    for until, is_known in ((driver.now, True), (driver.now - 0.01, False)):
+        member._until = until
+        keeping = asyncio.create_task(member._keep())
+        while member._until == until:
+            await asyncio.sleep(0.01)
+        keeping.cancel()
+        assert (member._outbox._parcels._sent.get(b"key") == 1) is is_known

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from support.copies import Copy
-from support.frontiers import NoFiles, politeness
+from support.frontiers import NoFiles, handed
 from support.postgres import emptied
 from support.stores import link
 from support.waiting import until
@@ -22,7 +22,6 @@ from crawler.frontier.cluster.member import Member
 from crawler.frontier.cluster.postgres import PostgresTruth, open_crawl
 from crawler.frontier.cluster.session import Address
 from crawler.frontier.cluster.slots import Phase
-from crawler.frontier.handed import Handed
 from crawler.frontier.pump import Pump
 from crawler.frontier.workbench import Workbench
 
@@ -50,7 +49,7 @@ async def test_a_member_goes_on_saying_that_it_lives_while_a_slow_disk_keeps_it_
     monkeypatch.setattr(copy.truth, "tick", lambda *arguments: ticks.append(tick(*arguments)) or ticks[-1])
     member = Member(copy.mirror, copy.store, copy.outbox, node="a", parts=(), lease_s=LEASE_S, clock=clock.now)
     bench = Workbench(lambda host: 1)
-    pump = Pump(copy.store, bench, Handed(politeness()), disk, clock=clock.now, wall=clock.wall, links_max=99, member=member)
+    pump = Pump(copy.store, bench, handed(), disk, clock=clock.now, wall=clock.wall, links_max=99, member=member)
 
     async def recover(error: StorageError) -> None:
         raise error

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from collections.abc import Generator
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg.waiting import Wait
 from support.postgres import PASSWORD, emptied, postgres, rows, schema_of
 
 from crawler.config import Config
@@ -60,6 +63,20 @@ def test_what_is_not_the_schema_comes_to_libpq_as_it_was_given(given: str, libpq
 def test_settings_of_a_session_that_the_url_asks_for_hold_too(url: str) -> None:
     with contextlib.closing(connect(Address(f"{url}&options=-c%20work_mem%3D7MB%20-c%20search_path%3Dpublic"), 15.0)) as session:
         assert session.execute("SELECT current_setting('work_mem'), current_schema()").fetchone() == ("7MB", schema_of(url))
+
+
+def test_a_response_that_goes_on_and_on_ends_the_session(url: str) -> None:
+    """Something always comes, or is taken, but never the end of it."""
+
+    def going_on() -> Generator[int, int, None]:
+        for _ in range(1_000_000):
+            yield Wait.W
+
+    with contextlib.closing(connect(Address(url), 15.0)) as session:
+        session.patience_s = 0.01
+        with pytest.raises(psycopg.OperationalError, match="no end of a response"):
+            session.wait(going_on())
+        assert session.closed
 
 
 def test_every_session_has_settings_below_the_lease(url: str) -> None:
