@@ -30,6 +30,7 @@ from crawler.fetch.framing import content_length, head_fault, is_indented, may_b
 from crawler.fetch.tls_waste import REST_BYTES_MAX, TlsWaste, is_wasteful, received_bytes
 
 _START: Final = b"HTTP/"
+"""Of a head. The parser would take RTSP/ and ICE/ as well."""
 TLS_HELD_BYTES: Final = 64 << 10
 """While reading is paused, TLS takes no more from the kernel once it holds so much: by itself it would take 256 KiB, and then up
 to 256 KiB more."""
@@ -76,6 +77,7 @@ class Watched(ResponseHandler):
         self._exchange: Exchange | None = None
         self._params: dict[str, Any] = {}
         self._head = bytearray()  # what has come of one
+        self._judged_bytes = 0  # of that, when it was last asked whether it can still become one
         self._held = b""  # what has come of a long head that waits for memory
         self._lost: tuple[BaseException | None] | None = None  # how the connection ended while it did: told once that is read
         self._is_granted = False  # there is memory, but the connection is being closed
@@ -140,6 +142,7 @@ class Watched(ResponseHandler):
         exchange.begin(self.ip, tls=self.is_tls, unasked=self._dirty)
         self._exchange = exchange
         self._head.clear()
+        self._judged_bytes = 0
         self._held = b""
         self._left = _UNKNOWN
         self._chunks = None
@@ -187,24 +190,26 @@ class Watched(ResponseHandler):
             if not self._head and data[at] in b"\r\n":  # empty lines before a head (RFC 9112 section 2.2)
                 at = size - len(data[at:].lstrip(b"\r\n"))
                 continue
+            if not _START.startswith((self._head[: len(_START)] + data[at : at + len(_START)])[: len(_START)]):
+                self._fail("malformed", "not HTTP")
+                break
             end = self._end_of_head(data, at)
             if len(self._head) + (size if end < 0 else end) - at > LONG_HEAD_BYTES and not self._has_room(exchange):
                 self._wait_for_room(data[at:], exchange)
                 return b""
-            if not _START.startswith((self._head[: len(_START)] + data[at : at + len(_START)])[: len(_START)]):
-                self._fail("malformed", "not HTTP")  # the parser would take RTSP/ and ICE/ as well
-            elif end < 0:
+            if end < 0:
                 self._head.extend(data[at:])
+                if len(self._head) >= 2 * self._judged_bytes:  # linear, in however small pieces it comes
+                    self._judge()
                 break
-            else:
-                head = bytes(self._head) + data[at:end] if self._head else data[at:end]
-                self._head.clear()
-                self._take_head(head, exchange)
-                at = end
-                if exchange.message is not None:
-                    return data[at:]
+            head = bytes(self._head) + data[at:end] if self._head else data[at:end]
+            self._head.clear()
+            self._take_head(head, exchange)
+            if exchange.message is not None:
+                return data[end:]
+            at = end
         if exchange.received > self._head_bytes_max and not self._is_over():
-            self._parse(bytes(self._head), may_be_mended=False)  # the parser may know better what is wrong with it
+            self._judge()  # it may be known better what is wrong with it
             self._fail("header_too_large", f"a head of over {self._head_bytes_max} bytes")
         return b""
 
@@ -247,6 +252,14 @@ class Watched(ResponseHandler):
             self._fail(reason, detail)
             return None
         return messages[0] if len(messages) == 1 and not messages[0][1].total_bytes else None
+
+    def _judge(self, *, is_all: bool = False) -> None:
+        """Fail if what has come of a head cannot become one, whatever follows: a server that sends no more, or a flood, is
+        not waited for. Of its last line only if that ``is_all`` there will be: the next may go on with it."""
+        self._judged_bytes = len(self._head)
+        end = self._head.rfind(b"\n", 0, None if is_all else -1) + 1
+        self._parse(bytes(self._head[:end]) + b"\r\n" if end else bytes(self._head), may_be_mended=True)
+        self._renew_parser()
 
     def _renew_parser(self) -> None:
         super().set_response_params(**self._params)
@@ -363,7 +376,10 @@ class Watched(ResponseHandler):
         if exchange is not None:
             exchange.lost = True
             exchange.our_errno = our_errno(exc)
-            if exchange.message is not None:
+            if exchange.message is None:
+                if self._head and exchange.ending is None:
+                    self._judge(is_all=True)
+            else:
                 if exchange.ending is None and payload is not None and not payload.is_eof():
                     exchange.ending = self._cut(exchange, exc)
                 self._end_payload()

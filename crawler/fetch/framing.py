@@ -54,7 +54,7 @@ def mended(head: bytes) -> bytes | None:
     kept, lengths = [start], set[bytes]()
     for line in lines if len(lines) < LINES_MAX else ():
         name, colon, value = line.partition(b":")
-        if name.lower() == b"content-length":
+        if colon and name.lower() == b"content-length":
             new = {length.strip(b" \t\r") for length in value.split(b",")} - lengths
             lengths |= new
             if len(new) == 1:

@@ -73,6 +73,8 @@ class Committer:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             await asyncio.wait([future])
+            if (error := future.exception()) is not None and not isinstance(error, StorageError):
+                raise error from None  # a fault of ours
             raise
 
     def _begun(self) -> None:

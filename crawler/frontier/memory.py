@@ -336,8 +336,8 @@ class MemoryStore:
     def marks(self, folder: str = "") -> dict[str, Mark]:
         return {file: mark for file, mark in self._marks.items() if file.startswith(folder)}
 
-    def positions(self) -> dict[str, bytes]:
-        return dict(self._positions)
+    def positions(self, begins: str = "") -> dict[str, bytes]:
+        return {source: position for source, position in self._positions.items() if source.startswith(begins)}
 
     def clock(self) -> float:
         return self._now

@@ -152,8 +152,8 @@ class Store(Protocol):
     def marks(self, folder: str = "") -> dict[str, Mark]:
         """Every file of the crawl, or of one folder (``results/``), and its length as of the last commit."""
 
-    def positions(self) -> dict[str, bytes]:
-        """Seed sources, and the positions committed for them."""
+    def positions(self, begins: str = "") -> dict[str, bytes]:
+        """Seed sources, or those whose name begins so, and the positions committed for them."""
 
     def clock(self) -> float:
         """Crawl clock of the last commit, 0.0 if there was none."""

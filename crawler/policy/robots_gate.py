@@ -164,9 +164,12 @@ class RobotsGate:
         self._cache.clear()
 
     def sitemaps(self, origin: str) -> tuple[str, ...] | None:
-        """What an origin's robots.txt names as its sitemaps; None while nobody knows."""
+        """What an origin's robots.txt names as its sitemaps; None while nobody knows. One that cannot be fetched names none where
+        it is not obeyed: its pages are visited all the same, and there is the usual place."""
         rules = self._cache.get(origin)
-        return rules.sitemaps if rules is not None else None
+        if rules is not None:
+            return rules.sitemaps
+        return () if not self._obeys(origin) and self.failed(origin) is not None else None
 
     def cut(self, outcome: Done, origins: Sequence[str]) -> str:
         """What was not read of a robots.txt, from which the rules of these origins were learned; "" if it is whole."""

@@ -40,8 +40,8 @@ DECODERS_BYTES: Final = 40 << 20
 """Of bodies that are being decoded for clients: the windows of two by brotli, or of four by zstd."""
 DECODED_FREE_BYTES: Final = 256 << 10
 """A decoder touches no more of its window than has come out of it: ordinary pages need not wait for another's."""
-LARGE_MAX: Final = 4
-"""At a time, of responses that are made whole and may be as large as those of 1,000 long tags: 1 MiB."""
+LARGE_MAX: Final = 2
+"""At a time, of one kind of responses that are made whole and may be as large as that of 1,000 long tags: 1 MiB."""
 SLOT_S: Final = 30.0
 SLOW_S: Final = 30.0
 RATE_MIN: Final = 16 << 10
@@ -75,7 +75,7 @@ class Follow:
 
     def __init__(self, crawl: Steered, root: Path) -> None:
         self._crawl, self._root = crawl, root
-        self._slots, self._large = asyncio.Semaphore(STREAMS_MAX), asyncio.Semaphore(LARGE_MAX)
+        self._slots = asyncio.Semaphore(STREAMS_MAX)
         self._decoders = Account("decoders", DECODERS_BYTES)
 
     async def get_results(self, request: web.Request) -> web.StreamResponse:
@@ -148,10 +148,11 @@ class Follow:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def few_at_a_time(self, handler: Handler) -> Handler:
-        """Its responses, which may be large, are made and sent within a slot of their own."""
+        """Its responses, which may be large, are made and sent within slots of their own."""
+        slots = asyncio.Semaphore(LARGE_MAX)
 
         async def limited(request: web.Request) -> web.StreamResponse:
-            async with _slot(self._large):
+            async with _slot(slots):
                 made = await handler(request)
                 assert isinstance(made, web.Response) and isinstance(made.body, bytes)
                 response = web.StreamResponse(headers=made.headers)

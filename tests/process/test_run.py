@@ -425,6 +425,18 @@ def test_robots_txt_and_sitemaps_do_not_count_for_max_pages(tmp_path):
     assert Counter(row["outcome"] for row in rows_of(tmp_path) if row["kind"] == "seed") == {"ok": 6}
 
 
+def test_a_robots_txt_that_cannot_be_fetched_hides_no_sitemap_where_it_is_not_obeyed(tmp_path):
+    """It names none; but its host's pages are visited all the same, and the usual place is known."""
+    named = b'<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9"><url><loc>%s</loc></url></urlset>'
+    with webs.Web({"127.0.0.1": {"/": webs.text("page"), "/mapped": webs.text("mapped")}}).running() as web:
+        sitemap = webs.Answer(body=named % web.url("127.0.0.1", "/mapped").encode(), mime="application/xml")
+        web.hosts["127.0.0.1"] |= {"/robots.txt": webs.Answer(503), "/sitemap.xml": sitemap}
+        options = ("--allow-net", "127.0.0.0/8", "--delay", "0", "--sitemaps", "--no-robots", "--retries", "0")
+        assert command("run", web.url("127.0.0.1"), "-o", str(tmp_path), *options).returncode == 0
+        mapped = web.url("127.0.0.1", "/mapped")
+    assert [row["outcome"] for row in rows_of(tmp_path) if row["url"] == mapped] == ["ok"]
+
+
 def test_hosts_that_stop_in_the_middle_of_a_long_head_hold_up_no_others(tmp_path):
     """There are many more of them than visits, and each is waited for far longer than this test lasts."""
     part = head(0, *(f"X-{n}: {'x' * 1000}" for n in range(100)))[:-2]

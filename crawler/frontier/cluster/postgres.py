@@ -37,6 +37,8 @@ LOAD_BYTES_MAX: Final = 4 << 20
 """Of rows that are loaded at a time, but for the last of them: a robots record may have 500 KB."""
 BEATS_OF_THE_DEAD_MAX: Final = 2
 """What a process sent last may be done after its end."""
+LEAVE_S: Final = 3.0
+"""How long a database that was lost is waited for to say good-bye, in place of a lease: those end by themselves."""
 
 logger: Final = logging.getLogger(__name__)
 
@@ -86,6 +88,9 @@ class PostgresTruth:
         self._secret = secret
         self._connection: Session | None = None
         self._loading: Session | None = None
+        self._lost: StorageError | None = None
+        """Why the last session has ended. Until this member joins anew no other is begun: what was asked meanwhile would wait for
+        a database that is silent, one after the other."""
         self._number = NOBODY
         self._incarnation = 0
         self._joins_unanswered = 0
@@ -94,20 +99,31 @@ class PostgresTruth:
     # -- sessions -------------------------------------------------------------------------------------------------
 
     def _session(self) -> Session:
+        if self._lost is not None:
+            raise self._lost.with_traceback(None)
         if self._connection is None or self._connection.closed:
-            self._connection = connect(self._address, self._lease_s)
+            try:
+                self._connection = connect(self._address, self._lease_s)
+            except StorageError as error:
+                self._lost = error
+                raise
         return self._connection
 
     def _failed(self, error: psycopg.Error) -> RemoteError | StorageError:
         """A session is not used again after any error but a fence's: nothing is known of what it had under way."""
+        failure = storage_error(self._address, error)
         if isinstance(error, NOT_OURS) and self._connection is not None and not self._connection.closed:
             try:
                 self._connection.rollback()
             except psycopg.Error:
-                self._drop()
+                self._lose(failure)
         else:
-            self._drop()
-        return storage_error(self._address, error)
+            self._lose(failure)
+        return failure
+
+    def _lose(self, why: StorageError) -> None:
+        self._lost = why
+        self._drop()
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -158,6 +174,7 @@ class PostgresTruth:
             )
 
     def join(self, *, seeding: bool) -> Joined:
+        self._lost = None
         try:
             connection = self._session()
             with connection.transaction():
@@ -239,6 +256,8 @@ class PostgresTruth:
         self._do(tables.RELEASE, {"slots": list(slots), "epochs": list(slots.values()), "id": self._number})
 
     def leave(self) -> None:
+        if self._lost is not None:
+            self._lost, self._connection = None, connect(self._address, min(self._lease_s, LEAVE_S))
         own = "SELECT id FROM member WHERE id = %s AND incarnation = %s"
         self._do(f"UPDATE slot SET owner = NULL, until = NULL WHERE owner = ({own})", [self._number, self._incarnation])  # noqa: S608
         gone = "UPDATE member SET here = false, out_long = '{}' WHERE id = %s AND incarnation = %s"

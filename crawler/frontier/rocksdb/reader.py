@@ -84,8 +84,9 @@ class Facts:
         return {file_name(MARK, key): decode_mark(value) for key, value in marks}
 
     @translated
-    def positions(self) -> dict[str, bytes]:
-        return {file_name(POSITION, key): value for key, value in self._database.scan("meta", POSITION)}
+    def positions(self, begins: str = "") -> dict[str, bytes]:
+        positions = self._database.scan("meta", file_key(POSITION, begins))
+        return {file_name(POSITION, key): value for key, value in positions}
 
     @translated
     def identity(self) -> bytes | None:

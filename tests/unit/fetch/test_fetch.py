@@ -178,7 +178,7 @@ def test_what_frames_is_mended_by_nothing_but_equal_lengths(words: list[bytes]) 
     if other is not None:
         assert mended(other) is None, "once is enough"
         for line in re.sub(rb"\r?\n[ \t]+", b" ", head).split(b"\n"):
-            if line.lower().startswith(b"transfer-encoding"):
+            if line.partition(b":")[0].strip().lower() == b"transfer-encoding":
                 assert line in other.split(b"\n")
         lengths = re.findall(rb"(?im)^content-length:(.*)$", head)
         assert bool(lengths) == bool(re.findall(rb"(?im)^content-length:(.*)$", other))
@@ -402,7 +402,7 @@ def test_every_canonical_url_of_the_corpus_can_be_requested_as_it_is() -> None:
             continue
         url = URL(parsed.href, encoded=True)
         tried += 1
-        assert url.raw_path_qs == parsed.href[len(parsed.origin) :].removesuffix("?"), parsed.href
+        assert url.raw_path_qs == parsed.href[len(urls.origin(parsed.href)) :].removesuffix("?"), parsed.href
         assert url.raw_host == parsed.hostname.strip("[]")
     assert tried > 150
 

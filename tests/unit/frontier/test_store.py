@@ -651,7 +651,8 @@ def test_marks_positions_robots_and_identity_are_kept(driver: Driver) -> None:
         driver.reopen()
     assert driver.store.marks() == {"results/a": Mark(5), "warc/b": Mark(9, True), "c": Mark(0, True, True)}
     assert driver.store.marks("warc/") == {"warc/b": Mark(9, True)}
-    assert driver.store.positions() == {"list \udce9": b"position 1"}
+    assert driver.store.positions() == driver.store.positions("list") == {"list \udce9": b"position 1"}
+    assert driver.store.positions("other") == {}
     assert driver.store.robots(["http://b.test", "http://c.test", "http://a.test"]) == [b"", None, b"rules"]
     assert driver.store.identity() == b"this crawl"
     assert (driver.store.clock(), driver.store.last_commit_wall()) == (1000.5, 78.5)
