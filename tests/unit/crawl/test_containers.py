@@ -43,7 +43,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Visits._broken_off": ("workers", WORKERS),
     "Crawl.recent_failures": ("RECENT_FAILURES", FIXED),
     "History.rates": ("HISTORY_MAX", FIXED),
-    "Exclusion.*": ("settings", FIXED),
+    "_Refuses.*": ("settings", FIXED),
     "VisitMemory.*": ("fixed", 5),
     "Watch._entered": ("fixed", 3),
     "Committer.threads": ("engine and writer", 2),
