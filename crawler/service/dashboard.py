@@ -39,6 +39,8 @@ SLOW_S: Final = 30.0
 """A browser that takes nothing for so long is cut off; it comes back by itself."""
 HOSTS_SHOWN: Final = 8
 PROGRESS_SHOWN: Final = 20
+EXCLUDED_CHARS_MAX: Final = 64 << 10
+"""Of what is excluded, as it is shown: megabytes may be, and each open page may take its time."""
 
 
 class Dashboard:
@@ -143,7 +145,7 @@ class Dashboard:
             "head": html.head(status, time.time()),
             "overview": html.overview(status, control.vitals.history.rates, _words(control.vitals.left())),
             "steer": html.steer(status),
-            "excluded": html.excluded(control.changes.excluded()),
+            "excluded": html.excluded(control.changes.excluded(), EXCLUDED_CHARS_MAX),
             "outcomes": html.outcomes(status),
             "workers": html.workers(status, _sentence(WAITS.get(status["waits_for"], "they are all busy"))),
             "memory": html.memory(status),

@@ -126,9 +126,19 @@ def steer(status: Mapping[str, Any]) -> str:
     return f'<form method="post" action="steer" class="line"><span>{what}</span>{button}</form>'
 
 
-def excluded(now: Mapping[str, Sequence[str]]) -> str:
-    rows = [_undo("exclude", each) for each in now["exclude"]] + [_undo("block", each) for each in now["blocked"]]
-    return f'<ul class="plain">{"".join(rows)}</ul>' if rows else "<p>Nothing is excluded.</p>"
+def excluded(now: Mapping[str, Sequence[str]], chars_max: int) -> str:
+    """The first that fit: every open page is sent all of them."""
+    orders = [("exclude", each) for each in now["exclude"]] + [("block", each) for each in now["blocked"]]
+    if not orders:
+        return "<p>Nothing is excluded.</p>"
+    rows: list[str] = []
+    for action, value in orders:
+        chars_max -= len(row := _undo(action, value))
+        if chars_max < 0:
+            break
+        rows.append(row)
+    more = f"<p>and {len(orders) - len(rows):,} more (GET /v1/exclusions)</p>" if len(rows) < len(orders) else ""
+    return f'<ul class="plain">{"".join(rows)}</ul>{more}'
 
 
 def _undo(action: str, value: str) -> str:

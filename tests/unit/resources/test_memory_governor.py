@@ -152,11 +152,14 @@ async def test_free_memory_goes_back_now_and_then_with_no_need(web, tmp_path, mo
 
 
 async def test_visits_given_up_are_no_attempts_and_are_made_again(web, tmp_path):
+    given_up = threading.Event()
+    web.default = lambda host, path: Answer(body=b"x", until=given_up.is_set if path == "/0" else None)
     async with crawling(web, tmp_path) as (crawl, machine):
         running = asyncio.create_task(crawl.run())
         await until(lambda: "/0" in {lease.link.url[-2:] for lease in crawl.frontier.leases_out()})
         machine.set(300, 300)
         await until(lambda: crawl.memory.watch.given_up)
+        given_up.set()
         machine.set(100, 100)
         await running
         assert crawl.stats().outcomes == {"ok": PAGES}

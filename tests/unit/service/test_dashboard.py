@@ -201,6 +201,18 @@ async def test_a_page_that_an_earlier_process_made_is_shown_all_anew(tmp_path):
         assert "Nothing is excluded" in (await anext(events(answer)))["excluded"]
 
 
+async def test_of_very_much_that_is_excluded_the_page_shows_some_and_counts_the_rest(tmp_path):
+    """100 open pages that took nothing had a megabyte of expressions waiting for each of them."""
+    async with daemon(tmp_path) as d:
+        for begin in range(0, 200, 40):
+            orders = {"exclude": [f"/{n}/{'x' * 1000}" for n in range(begin, begin + 40)]}
+            assert (await d.ask("POST", "/v1/exclusions", json=orders))[0] == 200
+        _, page = await text(d.session.get("/"))
+        assert len(page) < 2 * dashboard.EXCLUDED_CHARS_MAX
+        shown = page.count('aria-label="Undo: excluded:')
+        assert 10 < shown < 200 and f"and {200 - shown} more (GET /v1/exclusions)" in page
+
+
 async def test_where_a_process_hangs_nobody_waits_for_the_page_for_ever_and_a_live_one_is_cut(tmp_path, monkeypatch):
     monkeypatch.setattr(dashboard, "LIVE_S", 0.05)
 
