@@ -89,10 +89,13 @@ class Chunks:
                     break
                 at += 2 if data[at : at + 1] == b"\r" else 1
             end = data.find(b"\r\n", at)
-            if end < 0:
-                self._wait(data[begin:], data[at:])
+            line = data[at:] if end < 0 else data[at:end]
+            if not self._bears(line if end >= 0 else line.removesuffix(b"\r")):
                 break
-            found = self._size(data[at:end])
+            if end < 0:
+                self._carry = data[begin:]
+                break
+            found = self._size(line)
             if found is None:
                 break
             if not found:
@@ -116,14 +119,14 @@ class Chunks:
             self.is_over = True
             self.is_exact = end.end() == len(seen) and TRAILERS_BYTES_MAX - self._trailers_left == len(b"\r\n\r\n")
 
-    def _wait(self, framing: bytes, line: bytes) -> None:
-        """For the end of a line. A bare line feed ends none."""
-        if b"\n" in line:
+    def _bears(self, line: bytes) -> bool:
+        """Whether a line may go on so, however much of it has come. A bare line feed ends none."""
+        most = min(LINE_BYTES_MAX, self._extra_left + _DIGITS_MAX)
+        if b"\n" in line[:most]:
             self.fault = ("chunked", "framing of the body")
-        elif len(line) > min(LINE_BYTES_MAX, self._extra_left):
+        elif len(line) > most:
             self.fault = ("malformed", "a chunk's line is too long")
-        else:
-            self._carry = framing
+        return self.fault is None
 
     def _size(self, line: bytes) -> int | None:
         match = _SIZE(line)
@@ -134,6 +137,6 @@ class Chunks:
         self._extra_left -= len(line) - len(digits)
         if len(digits) > _DIGITS_MAX:
             self.fault = ("chunked", "framing of the body")
-        elif self._extra_left < 0 or len(line) > LINE_BYTES_MAX:
+        elif self._extra_left < 0:
             self.fault = ("malformed", "more chunk extensions than body")
         return None if self.fault else int(digits or b"0", 16)
