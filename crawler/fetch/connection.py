@@ -183,16 +183,21 @@ class Watched(ResponseHandler):
         """Heads, one at a time, until the final one is there; the bytes after it. Linear in the data, however many heads or
         empty lines it holds."""
         at, size = 0, len(data)
+        most = size - (exchange.received - self._head_bytes_max)  # the place that no head may go beyond
         while at < size and not self._is_over():
             if not self._head and data[at] in b"\r\n":  # empty lines before a head (RFC 9112 section 2.2)
                 at = size - len(data[at:].lstrip(b"\r\n"))
                 continue
             end = self._end_of_head(data, at)
-            if len(self._head) + (size if end < 0 else end) - at > LONG_HEAD_BYTES and not self._has_room(exchange):
+            behind = size if end < 0 else end
+            if len(self._head) + behind - at > LONG_HEAD_BYTES and not self._has_room(exchange):
                 self._wait_for_room(data[at:], exchange)
                 return b""
             if not _START.startswith((self._head[: len(_START)] + data[at : at + len(_START)])[: len(_START)]):
                 self._fail("malformed", "not HTTP")  # the parser would take RTSP/ and ICE/ as well
+            elif behind > most:
+                self._parse(bytes(self._head) + data[at:most], may_be_mended=False)  # the parser may know better what is wrong
+                self._fail_as_too_large()
             elif end < 0:
                 self._head.extend(data[at:])
                 break
@@ -203,10 +208,12 @@ class Watched(ResponseHandler):
                 at = end
                 if exchange.message is not None:
                     return data[at:]
-        if exchange.received > self._head_bytes_max and not self._is_over():
-            self._parse(bytes(self._head), may_be_mended=False)  # the parser may know better what is wrong with it
-            self._fail("header_too_large", f"a head of over {self._head_bytes_max} bytes")
+        if size > most and not self._is_over():  # empty lines
+            self._fail_as_too_large()
         return b""
+
+    def _fail_as_too_large(self) -> None:
+        self._fail("header_too_large", f"a head of over {self._head_bytes_max} bytes")
 
     def _end_of_head(self, data: bytes, at: int) -> int:
         """The place behind the end of the head that goes on at ``at``; -1 if it is not in the data. It may have begun in what
@@ -246,7 +253,14 @@ class Watched(ResponseHandler):
                 return self._parse(other, may_be_mended=False)
             self._fail(reason, detail)
             return None
-        return messages[0] if len(messages) == 1 and not messages[0][1].total_bytes else None
+        if len(messages) != 1:
+            return None
+        message, payload = messages[0]
+        has_read_on = payload.total_bytes or (message.chunked and payload.is_eof() and not self._is_bodiless(message))
+        return None if has_read_on else (message, payload)
+
+    def _is_bodiless(self, message: RawResponseMessage) -> bool:
+        return self._skip_payload or message.code in EMPTY_BODY_STATUS_CODES
 
     def _renew_parser(self) -> None:
         super().set_response_params(**self._params)
@@ -265,8 +279,7 @@ class Watched(ResponseHandler):
             self._left = length
         self._parser = None  # which has all of the head, twice: half a megabyte, of a long one
         self._payload = payload
-        is_bodiless = self._skip_payload or message.code in EMPTY_BODY_STATUS_CODES
-        self.feed_data((message, EMPTY_PAYLOAD if is_bodiless else payload), 0)
+        self.feed_data((message, EMPTY_PAYLOAD if self._is_bodiless(message) else payload), 0)
 
     # -- a long head that waits for memory ------------------------------------------------------------------------
 
