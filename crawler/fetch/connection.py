@@ -37,6 +37,8 @@ TLS_AGAIN_BYTES: Final = 32 << 10
 """With so much it goes on: more than a record, so that it never waits for the rest of one."""
 LONG_HEAD_BYTES: Final = 16 << 10
 """A head that grows beyond this is received when there is memory for as much as a head may have."""
+PIECES_MAX: Final = 1024
+"""Of a body that nobody reads: the list of them, and what Python takes for each, take some 60 KiB."""
 _head_end: Final = re.compile(rb"\n\r?\n").search
 """A bare line feed ends a line, for the parser too (RFC 9112 section 2.2)."""
 _UNKNOWN: Final = -1
@@ -343,6 +345,8 @@ class Watched(ResponseHandler):
             is_over = False
         if data:
             payload.feed_data(data)
+            if len(payload._buffer) > PIECES_MAX:  # aiohttp's own bound is one of bytes
+                self.pause_reading()
         if chunks is not None and chunks.fault is not None:
             self._fail(*chunks.fault)
         elif is_over:
