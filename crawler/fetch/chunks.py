@@ -17,8 +17,8 @@ TRAILERS_BYTES_MAX: Final = 16 << 10
 """Behind the last chunk."""
 _end: Final = re.compile(rb"\n\r?\n").search
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?").fullmatch
-_plain: Final = re.compile(rb"\r\n([1-9A-Fa-f][0-9A-Fa-f]{0,7})\r\n").match
-"""Between most chunks."""
+_between: Final = re.compile(rb"\r?\n0*([1-9A-Fa-f][0-9A-Fa-f]{0,7})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n").match
+"""What stands between chunks. A bare line feed behind one the parser takes as well."""
 _DIGITS_MAX: Final = 16
 """Hexadecimal, beyond leading zeros: 64 bits."""
 
@@ -72,16 +72,20 @@ class Chunks:
                 at += len(piece)
                 continue
             begin = at
-            if self._within and (plain := _plain(data, at)) is not None:
-                size, at = int(plain[1], 16), plain.end()
-                self.framing += at - begin
-                piece = data[at : at + size]
-                body.append(piece)
-                at += len(piece)
-                self._left = size - len(piece)
-                continue
+            if self._within and (between := _between(data, at)) is not None:
+                digits, start = between[1], between.end()
+                extra = start - at - len(digits) - (3 if data[at] == 10 else 4)
+                if not extra or extra <= min(self._extra_left, LINE_BYTES_MAX - _DIGITS_MAX):
+                    self._extra_left -= extra
+                    self.framing += start - at
+                    size = int(digits, 16)
+                    piece = data[start : start + size]
+                    body.append(piece)
+                    at = start + len(piece)
+                    self._left = size - len(piece)
+                    continue
             if self._within:
-                if data[at:] == b"\r":
+                if data[at : at + 2] == b"\r":
                     self._carry = b"\r"
                     break
                 if data[at : at + 2] != b"\r\n" and data[at : at + 1] != b"\n":  # as lenient as the parser is here
