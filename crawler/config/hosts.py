@@ -6,6 +6,8 @@ the host is treated with either is asked for by host key.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from crawler.config.sections import HostConfig, PolitenessConfig
@@ -22,9 +24,10 @@ class HostRules:
         self.change(config)
 
     def change(self, config: PolitenessConfig) -> None:
-        """From now on these rules."""
+        """From now on these rules. The engine thread may be looking for a table: each is looked for in those of one time."""
+        places = {table.match: at for at, table in reversed(list(enumerate(config.host)))}
         self._config = config
-        self._places = {table.match: at for at, table in reversed(list(enumerate(config.host)))}
+        self._find = partial(_table_of, config.host, places)
         self._table = remembered(self._find, HOSTS_REMEMBERED_MAX) if config.host else None
         self._pace = remembered(self._pace_of, HOSTS_REMEMBERED_MAX) if config.host else None
         self.factor = config.factor
@@ -67,6 +70,8 @@ class HostRules:
         counts = [table.per_host for table in found if table is not None and table.per_host is not None]
         return max(delays, default=self._config.delay), min(counts, default=self._config.per_host)
 
-    def _find(self, origin: str) -> HostConfig | None:
-        places = [self._places[pattern] for pattern in host_patterns(origin) if pattern in self._places]
-        return self._config.host[min(places)] if places else None
+
+def _table_of(tables: Sequence[HostConfig], places: Mapping[str, int], origin: str) -> HostConfig | None:
+    """The first of these tables that is for an origin. ``places``: of the first with each pattern."""
+    found = [places[pattern] for pattern in host_patterns(origin) if pattern in places]
+    return tables[min(found)] if found else None

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from crawler.core.batch import Admitted, HostRest
@@ -64,8 +64,9 @@ class Exclusion(Protocol):
     def blocks(self, host: str) -> bool:
         """Whether nothing at all of a host is to be visited."""
 
-    def refuses(self, link: Link) -> tuple[str, str] | None:
-        """(outcome, reason) of a link that is wanted no more."""
+    @property
+    def refuses(self) -> Callable[[Link], tuple[str, str] | None]:
+        """(outcome, reason) of a link that is wanted no more; another function once the settings have changed."""
 
 
 class Held(Protocol):

@@ -374,13 +374,16 @@ class Pump:
             self.frontier.give_back(lease)
 
     async def _refill_once(self) -> None:
+        refuses = self.frontier.refusing()
         try:
-            got = await self._refill.get(max(1, self.frontier.room), self.frontier.refusing())
+            got = await self._refill.get(max(1, self.frontier.room), refuses)
         except StorageError as error:
             self.failed(error)
             return
         if got is None:
             return
+        if refuses != self.frontier.refusing():  # the settings have changed: what is still excluded is left out when it is dealt
+            got.excluded.clear()
         self.frontier.counts = self._store.stats()  # what has become due again waits now
         self._take_in(got)
         for link, record, crashes in got.records:

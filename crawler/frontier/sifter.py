@@ -40,9 +40,9 @@ class Sifter:
             await self.sift()
 
     async def sift(self) -> None:
-        """Once, every host that is on the bench now."""
+        """Once, every host that is on the bench now; but a drain does not wait for it."""
         for host in self._frontier.bench.names():
-            if self._exclusion.is_set and not self._wanted.is_set():
+            if self._exclusion.is_set and not (self._wanted.is_set() or self._frontier.draining):
                 gone = await self._withdraw(host)
                 self._frontier.bench.leave(host)
                 if gone:
@@ -52,9 +52,10 @@ class Sifter:
 
     async def _withdraw(self, host: str) -> list[tuple[Lease, tuple[str, str]]]:
         """The leases of a host that are wanted no more, with (outcome, reason) of each; they are on the bench no longer."""
-        bench, refuses = self._frontier.bench, self._exclusion.refuses
+        bench = self._frontier.bench
         await self._batches.room()
         await self._turn()
+        refuses = self._exclusion.refuses
         if self._exclusion.blocks(host):
             gone = [lease for lease in bench.clear(host) if lease.key or asking_host(lease.link) != host]
             return [(lease, why) for lease in gone if (why := refuses(lease.link))]
@@ -64,6 +65,8 @@ class Sifter:
             if (why := refuses(link)) is not None:
                 refused[id(link)] = why
             await self._turn()
+        if refuses != self._exclusion.refuses:  # they have changed once more
+            return []
         gone = bench.withdraw(host, lambda link: id(link) in refused)
         return [(lease, refused[id(lease.link)]) for lease in gone]
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Why = tuple[str, str]
 """(outcome, reason)"""
+Search = Callable[[str], object]
 EXCLUDED: Final[Why] = ("skipped", "excluded")
 
 
@@ -33,28 +34,44 @@ class Exclusion:
 
     def change(self, config: Config) -> bool:
         """From now on these settings; whether anything is excluded that may not have been before."""
-        before = self._settings
-        self._settings = (config.include, config.exclude, tuple((table.match, table.block) for table in config.host))
-        self._exclude = searches(config.exclude)
-        later = zip(self._exclude, config.exclude, strict=True)
-        self._exclude_listed = [search for search, pattern in later if pattern not in self._begun]
-        self._include = searches(config.include)
+        settings = (config.include, config.exclude, tuple((table.match, table.block) for table in config.host))
+        if settings == self._settings:
+            return False
+        self._settings = settings
+        exclude = searches(config.exclude)
+        later = zip(exclude, config.exclude, strict=True)
+        listed = [search for search, pattern in later if pattern not in self._begun]
         self._any_blocked = any(table.block for table in config.host)
-        self.is_set = bool(self._exclude or self._include or self._any_blocked)
+        blocks = self._blocks if self._any_blocked else None
+        self.refuses: Callable[[Link], Why | None] = _Refuses(exclude, listed, searches(config.include), blocks)
+        """(outcome, reason) of a link that is wanted no more. Another one whenever the settings change: what the one before has
+        judged since, in another thread or in turns, may be wanted after all."""
+        self.is_set = bool(config.exclude or config.include or self._any_blocked)
         """Whether there is anything to refuse by."""
-        return self.is_set and self._settings != before
+        return self.is_set
 
     def blocks(self, host: str) -> bool:
         """Whether nothing at all of this host is to be visited."""
         return self._any_blocked and all(self._blocks(f"{scheme}://{host}") for scheme in ("http", "https"))
 
-    def refuses(self, link: Link) -> Why | None:
-        """(outcome, reason) of a link that is wanted no more. Three cases: 1. nothing of a blocked host is; 2. nothing that an
-        expression excludes, but for robots.txt, which is no page, and for lines listed under that very expression; 3. of what
-        pages link to, nothing that no expression includes."""
-        if not self.is_set:
-            return None
-        if self._any_blocked and self._blocks(origin(link.url)):
+
+class _Refuses:
+    """By the settings of one time."""
+
+    def __init__(
+        self,
+        exclude: Sequence[Search],
+        exclude_listed: Sequence[Search],
+        include: Sequence[Search],
+        blocks: Callable[[str], bool] | None,
+    ) -> None:
+        self._exclude, self._exclude_listed, self._include, self._blocks = exclude, exclude_listed, include, blocks
+
+    def __call__(self, link: Link) -> Why | None:
+        """Three cases: 1. nothing of a blocked host is wanted; 2. nothing that an expression excludes, but for robots.txt, which
+        is no page, and for lines listed under that very expression; 3. of what pages link to, nothing that no expression
+        includes."""
+        if self._blocks is not None and self._blocks(origin(link.url)):
             return EXCLUDED
         kind, url = link.kind, link.url
         if kind == "robots":

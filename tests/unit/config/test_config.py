@@ -5,6 +5,7 @@ import json
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given
@@ -628,6 +629,23 @@ def test_of_the_tables_for_the_ports_of_a_host_the_more_careful_one_says_how_it_
     asked = ("a.example", "b.example", "b.example:443", "b.example:8080", "else.test")
     assert [rules.delay(host) for host in asked] == [30, 5, 2, 30, 1]
     assert [rules.per_host(host) for host in asked] == [2, 3, 3, 2, 1]
+
+
+def test_a_table_that_is_looked_for_while_the_settings_change_is_one_of_those_before_or_after():
+    """The engine thread judges what is claimed. Where the settings became fewer tables meanwhile it ended the process."""
+    many = Config(host=[HostConfig(match=f"{name}.example", block=True) for name in "abc"])
+    rules = HostRules(many)
+    found = []
+
+    class Tables(tuple):
+        def __iter__(self):
+            found.extend(rules.blocks(f"http://{name}.example") for name in "abc")
+            return super().__iter__()
+
+    few = SimpleNamespace(host=Tables(many.host[:1]), factor=1.0)
+    rules.change(few)
+    assert found and set(found) == {True}
+    assert [rules.blocks(f"http://{name}.example") for name in "abc"] == [True, False, False]
 
 
 def test_a_size_beyond_all_numbers_is_a_fault():

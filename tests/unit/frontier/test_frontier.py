@@ -14,6 +14,7 @@ import pytest
 from msgspec.structs import replace
 from support.frontiers import handed, politeness
 
+from crawler.config.sections import Config, HostConfig
 from crawler.core.batch import Admitted, HostRest, Prepared, Settled
 from crawler.core.clock import Clock
 from crawler.core.errors import StorageError
@@ -30,6 +31,7 @@ from crawler.frontier.selection import Selection
 from crawler.frontier.store import Limits
 from crawler.frontier.workbench import Workbench
 from crawler.policy import robots_rules
+from crawler.policy.exclusion import Exclusion as Excluded
 from crawler.policy.robots_cache import RulesCache
 from crawler.policy.robots_gate import RobotsGate
 from crawler.resources.memory_budget import Budget
@@ -1067,6 +1069,64 @@ async def test_others_have_turns_while_what_waits_is_judged_anew() -> None:
     other.cancel()
     assert world.bench.waiting == 100 and len(excluded.judged) == 200
     assert turns >= 10
+    world.pump.close()
+
+
+async def test_a_drain_does_not_wait_until_all_that_waits_is_judged_anew() -> None:
+    """Each commit found more to commit: 2,000 links and 30,000 expressions made it 6 s longer."""
+    excluded = Slow("h0.test", "h1.test")
+    world = World(exclusion=excluded)
+    world.bench.put([Lease(link, b"%d" % n) for n, link in enumerate(links(4, 50))])
+    sifts = asyncio.create_task(world.pump.sifter.sift())
+    while not excluded.judged:
+        await asyncio.sleep(0)
+    world.frontier.drain()
+    await sifts
+    assert len(excluded.judged) == 50 and world.bench.waiting == 150, "of the host it was at"
+    world.pump.close()
+
+
+async def test_what_is_wanted_again_by_the_time_it_is_judged_waits_on() -> None:
+    """An exclusion that is taken back, or another in its place: links were left out for good after that had been answered."""
+
+    class TakenBack(Blocked):
+        def refuses(self, link: Link) -> tuple[str, str] | None:
+            self.refuses = lambda link: None
+            return "skipped", "excluded"
+
+        def blocks(self, host: str) -> bool:
+            return False
+
+    world = World(exclusion=TakenBack())
+    world.bench.put([Lease(link, b"%d" % n) for n, link in enumerate(links(1, 3))])
+    await world.pump.sifter.sift()
+    assert world.bench.waiting == 3
+    world.pump.close()
+
+
+async def test_what_is_wanted_again_by_the_time_it_is_claimed_is_dealt() -> None:
+    """The same of what is judged in the engine thread, where it may take a second."""
+    judging, go_on = threading.Event(), threading.Event()
+
+    def blocks(origin: str) -> bool:
+        judging.set()
+        return go_on.wait()
+
+    exclusion = Excluded(Config(host=[HostConfig(match="h0.test", block=True)]), (), blocks)
+    world = World(exclusion=exclusion)
+    running = asyncio.create_task(world.pump.run(world.recover))
+    await world.frontier.admit(Admitted(tuple(links(1, 1))))
+    takes = asyncio.create_task(world.take())
+    while not judging.is_set():
+        await asyncio.sleep(0)
+    exclusion.change(Config())
+    go_on.set()
+    while not takes.done() and not world.frontier.counts.done:
+        await asyncio.sleep(0)
+    assert takes.done()
+    world.frontier.settle(takes.result(), Dropped("skipped", "mime"))
+    world.pump.end()
+    await running
     world.pump.close()
 
 
