@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from errno import EWOULDBLOCK
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from crawler.cli.output import forget_output, make_output_whole, say, stand_in_for_closed
+from crawler.cli.output import forget_output, make_output_whole, say, stand_in_for_closed, takes_more
 from crawler.core.errors import NO_ROOM, ConfigError, Exit, StorageError, lack_of
 from crawler.core.text import did_you_mean
 from crawler.core.version import __version__
@@ -142,23 +144,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make_output_whole()
     words = sys.argv[1:] if arguments is None else arguments
     signals = _taken(words)
+    is_crawling = signals is not None and arguments is None
     gc.set_threshold(START_GC_OBJECTS, *gc.get_threshold()[1:])
     try:
         code = _dispatch(words, signals)
         sys.stdout.flush()
-        return code
     except BrokenPipeError:
         forget_output()  # the reader has seen enough: no error
-        return Exit.OK
+        code = Exit.OK
     except KeyboardInterrupt:
-        return Exit.INTERRUPTED
+        code = Exit.INTERRUPTED
     except Exception as error:
-        return _failed(error)
+        if is_crawling and RELOADS[words[0]] and _nobody_reads() and not takes_more(sys.stderr):
+            sys.stderr = io.StringIO()  # a daemon's exit code says more than nothing
+        code = _failed(error)
     finally:
         if signals is not None and arguments is None:
             signals.ignore()
         elif signals is not None:
             signals.give_back()
+    if is_crawling and _nobody_reads():
+        os._exit(code)
+    return code
+
+
+def _nobody_reads() -> bool:
+    """Whether lines of the log wait to be written: Python's own end would wait for them, for ever."""
+    from crawler.cli.log import lines_are_stuck
+
+    return lines_are_stuck()
 
 
 def _taken(words: Sequence[str]) -> Signals | None:

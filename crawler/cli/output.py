@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from crawler.core.errors import NO_ROOM, OUR_ERRNOS, ConfigError, StorageError
 from crawler.core.text import printable
@@ -25,6 +25,14 @@ def say(text: str) -> None:
     said = "\n".join(map(printable, text.split("\n")))
     with contextlib.suppress(OSError):  # of a reader that has gone, of a disk that is full
         sys.stderr.write(f"crawler: {said}\n")  # in one piece: other threads write lines as well
+
+
+def takes_more(stream: TextIO) -> bool:
+    """Whether a line is written at once. A pipe that nobody reads must not hold up the crawl."""
+    try:
+        return bool(select.select([], [stream], [], 0)[1])
+    except (OSError, ValueError):
+        return True  # it is no file
 
 
 def put(line: str) -> None:

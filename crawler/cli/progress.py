@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import os
-import select
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal, TextIO
 
+from crawler.cli.output import takes_more
 from crawler.core.model import NO_FAILURE, RETRIED
 from crawler.core.snapshot import Snapshot
 from crawler.core.text import amount, printable
@@ -184,7 +184,7 @@ class Progress:
 
     def leave(self) -> None:
         """Give the terminal back, and say so, in a process that ends at once."""
-        if self._mode == "none" or not _takes_more(self._stream):
+        if self._mode == "none" or not takes_more(self._stream):
             return
         cursor = "\r\n\x1b[?25h" if self._live else ""  # which the live line has hidden
         with suppress(OSError):
@@ -192,7 +192,7 @@ class Progress:
 
     def show(self, now: Snapshot) -> None:
         self._rates.add(now)
-        if not self._is_due(now) or not _takes_more(self._stream):
+        if not self._is_due(now) or not takes_more(self._stream):
             return
         self._written = now
         line = status_line(now, self._rates)
@@ -225,14 +225,6 @@ class Progress:
         last = self._written
         every = LIVE_EVERY_S if self._mode == "bar" else PLAIN_EVERY_S
         return last is None or now.at - last.at >= every or (self._mode == "plain" and now.state != last.state)
-
-
-def _takes_more(stream: TextIO) -> bool:
-    """Whether a line is written at once. A pipe that nobody reads must not hold up the crawl."""
-    try:
-        return bool(select.select([], [stream], [], 0)[1])
-    except (OSError, ValueError):
-        return True  # it is no file
 
 
 def mode(wanted: str, stream: TextIO, environ: Mapping[str, str]) -> Literal["bar", "plain", "none"]:

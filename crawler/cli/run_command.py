@@ -65,7 +65,7 @@ def _crawl(config: Config, signals: Signals | None, spoken: list[str], *, quiet:
     from crawler.output.rows import iso
 
     shown = mode(config.progress, sys.stderr, os.environ)
-    began, since, again = time.monotonic(), iso(time.time()), how_to_go_on(config)
+    began, since, again = time.monotonic(), time.time(), how_to_go_on(config)
     parts, why = processes_of(config, "run")
     progress = Progress(shown, sys.stderr, again)
     leaving = signals.at_last(progress.leave) if signals is not None else contextlib.nullcontext()
@@ -92,7 +92,7 @@ def _crawl(config: Config, signals: Signals | None, spoken: list[str], *, quiet:
                 opened=bool(config.allow_net),
                 is_kept=config.store != "memory",
                 embeds=config.requisites,
-                since=since,
+                since=iso(min(since, time.time() - seconds)),  # the clock may have been set back
                 error=report.error,
                 again=again,
             )

@@ -90,23 +90,6 @@ def once_open(
     stopped: Exit,
     is_open: Callable[[], bool] = lambda: False,
 ) -> int:
-    """As ``_once_open``; the process ends here where nobody reads its log."""
-    from crawler.cli.log import lines_are_stuck
-
-    code = _once_open(config, command, signals, crawl, stopped, is_open)
-    if lines_are_stuck():
-        os._exit(code)
-    return code
-
-
-def _once_open(
-    config: Config,
-    command: Command,
-    signals: Signals | None,
-    crawl: Callable[[], int],
-    stopped: Exit,
-    is_open: Callable[[], bool],
-) -> int:
     """What ``crawl`` gives, or ``stopped``. A node that has been in its crawl waits for a database that is away, or goes away
     while the crawl is being opened, until a signal ends that: what was begun is closed then, and opened anew. ``run`` gives up
     ``disk_wait`` after it first was away. Likewise a daemon that goes on with a crawl waits for a disk that is full: ``is_open``

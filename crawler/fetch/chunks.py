@@ -17,8 +17,8 @@ TRAILERS_BYTES_MAX: Final = 16 << 10
 """Behind the last chunk."""
 _end: Final = re.compile(rb"\n\r?\n").search
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?").fullmatch
-_plain: Final = re.compile(rb"\r\n([1-9A-Fa-f][0-9A-Fa-f]{0,7})\r\n").match
-"""Between most chunks."""
+_between: Final = re.compile(rb"\r?\n0*([1-9A-Fa-f][0-9A-Fa-f]{0,7})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n").match
+"""What stands between chunks. A bare line feed behind one the parser takes as well."""
 _DIGITS_MAX: Final = 16
 """Hexadecimal, beyond leading zeros: 64 bits."""
 
@@ -72,16 +72,20 @@ class Chunks:
                 at += len(piece)
                 continue
             begin = at
-            if self._within and (plain := _plain(data, at)) is not None:
-                size, at = int(plain[1], 16), plain.end()
-                self.framing += at - begin
-                piece = data[at : at + size]
-                body.append(piece)
-                at += len(piece)
-                self._left = size - len(piece)
-                continue
+            if self._within and (between := _between(data, at)) is not None:
+                digits, start = between[1], between.end()
+                extra = start - at - len(digits) - (3 if data[at] == 10 else 4)
+                if not extra or extra <= min(self._extra_left, LINE_BYTES_MAX - _DIGITS_MAX):
+                    self._extra_left -= extra
+                    self.framing += start - at
+                    size = int(digits, 16)
+                    piece = data[start : start + size]
+                    body.append(piece)
+                    at = start + len(piece)
+                    self._left = size - len(piece)
+                    continue
             if self._within:
-                if data[at:] == b"\r":
+                if data[at : at + 2] == b"\r":
                     self._carry = b"\r"
                     break
                 if data[at : at + 2] != b"\r\n" and data[at : at + 1] != b"\n":  # as lenient as the parser is here
@@ -89,10 +93,13 @@ class Chunks:
                     break
                 at += 2 if data[at : at + 1] == b"\r" else 1
             end = data.find(b"\r\n", at)
-            if end < 0:
-                self._wait(data[begin:], data[at:])
+            line = data[at:] if end < 0 else data[at:end]
+            if not self._bears(line if end >= 0 else line.removesuffix(b"\r")):
                 break
-            found = self._size(data[at:end])
+            if end < 0:
+                self._carry = data[begin:]
+                break
+            found = self._size(line)
             if found is None:
                 break
             if not found:
@@ -116,14 +123,14 @@ class Chunks:
             self.is_over = True
             self.is_exact = end.end() == len(seen) and TRAILERS_BYTES_MAX - self._trailers_left == len(b"\r\n\r\n")
 
-    def _wait(self, framing: bytes, line: bytes) -> None:
-        """For the end of a line. A bare line feed ends none."""
-        if b"\n" in line:
+    def _bears(self, line: bytes) -> bool:
+        """Whether a line may go on so, however much of it has come. A bare line feed ends none."""
+        most = min(LINE_BYTES_MAX, self._extra_left + _DIGITS_MAX)
+        if b"\n" in line[:most]:
             self.fault = ("chunked", "framing of the body")
-        elif len(line) > min(LINE_BYTES_MAX, self._extra_left):
+        elif len(line) > most:
             self.fault = ("malformed", "a chunk's line is too long")
-        else:
-            self._carry = framing
+        return self.fault is None
 
     def _size(self, line: bytes) -> int | None:
         match = _SIZE(line)
@@ -134,6 +141,6 @@ class Chunks:
         self._extra_left -= len(line) - len(digits)
         if len(digits) > _DIGITS_MAX:
             self.fault = ("chunked", "framing of the body")
-        elif self._extra_left < 0 or len(line) > LINE_BYTES_MAX:
+        elif self._extra_left < 0:
             self.fault = ("malformed", "more chunk extensions than body")
         return None if self.fault else int(digits or b"0", 16)

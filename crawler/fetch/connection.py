@@ -38,6 +38,8 @@ TLS_AGAIN_BYTES: Final = 32 << 10
 """With so much it goes on: more than a record, so that it never waits for the rest of one."""
 LONG_HEAD_BYTES: Final = 16 << 10
 """A head that grows beyond this is received when there is memory for as much as a head may have."""
+PIECES_MAX: Final = 1024
+"""Of a body that nobody reads: the list of them, and what Python takes for each, take some 60 KiB."""
 _head_end: Final = re.compile(rb"\n\r?\n").search
 """A bare line feed ends a line, for the parser too (RFC 9112 section 2.2)."""
 _UNKNOWN: Final = -1
@@ -186,6 +188,7 @@ class Watched(ResponseHandler):
         """Heads, one at a time, until the final one is there; the bytes after it. Linear in the data, however many heads or
         empty lines it holds."""
         at, size = 0, len(data)
+        most = size - (exchange.received - self._head_bytes_max)  # the place that no head may go beyond
         while at < size and not self._is_over():
             if not self._head and data[at] in b"\r\n":  # empty lines before a head (RFC 9112 section 2.2)
                 at = size - len(data[at:].lstrip(b"\r\n"))
@@ -194,9 +197,15 @@ class Watched(ResponseHandler):
                 self._fail("malformed", "not HTTP")
                 break
             end = self._end_of_head(data, at)
-            if len(self._head) + (size if end < 0 else end) - at > LONG_HEAD_BYTES and not self._has_room(exchange):
+            behind = size if end < 0 else end
+            if len(self._head) + behind - at > LONG_HEAD_BYTES and not self._has_room(exchange):
                 self._wait_for_room(data[at:], exchange)
                 return b""
+            if behind > most:
+                self._head.extend(data[at:most])
+                self._judge()  # it may be known better what is wrong with it
+                self._fail_as_too_large()
+                break
             if end < 0:
                 self._head.extend(data[at:])
                 if len(self._head) >= 2 * self._judged_bytes:  # linear, in however small pieces it comes
@@ -205,13 +214,15 @@ class Watched(ResponseHandler):
             head = bytes(self._head) + data[at:end] if self._head else data[at:end]
             self._head.clear()
             self._take_head(head, exchange)
-            if exchange.message is not None:
-                return data[end:]
             at = end
-        if exchange.received > self._head_bytes_max and not self._is_over():
-            self._judge()  # it may be known better what is wrong with it
-            self._fail("header_too_large", f"a head of over {self._head_bytes_max} bytes")
+            if exchange.message is not None:
+                return data[at:]
+        if size > most and not self._is_over():  # empty lines
+            self._fail_as_too_large()
         return b""
+
+    def _fail_as_too_large(self) -> None:
+        self._fail("header_too_large", f"a head of over {self._head_bytes_max} bytes")
 
     def _end_of_head(self, data: bytes, at: int) -> int:
         """The place behind the end of the head that goes on at ``at``; -1 if it is not in the data. It may have begun in what
@@ -251,7 +262,14 @@ class Watched(ResponseHandler):
                 return self._parse(other, may_be_mended=False)
             self._fail(reason, detail)
             return None
-        return messages[0] if len(messages) == 1 and not messages[0][1].total_bytes else None
+        if len(messages) != 1:
+            return None
+        message, payload = messages[0]
+        has_read_on = payload.total_bytes or (message.chunked and payload.is_eof() and not self._is_bodiless(message))
+        return None if has_read_on else (message, payload)
+
+    def _is_bodiless(self, message: RawResponseMessage) -> bool:
+        return self._skip_payload or message.code in EMPTY_BODY_STATUS_CODES
 
     def _judge(self, *, is_all: bool = False) -> None:
         """Fail if what has come of a head cannot become one, whatever follows: a server that sends no more, or a flood, is
@@ -278,8 +296,7 @@ class Watched(ResponseHandler):
             self._left = length
         self._parser = None  # which has all of the head, twice: half a megabyte, of a long one
         self._payload = payload
-        is_bodiless = self._skip_payload or message.code in EMPTY_BODY_STATUS_CODES
-        self.feed_data((message, EMPTY_PAYLOAD if is_bodiless else payload), 0)
+        self.feed_data((message, EMPTY_PAYLOAD if self._is_bodiless(message) else payload), 0)
 
     # -- a long head that waits for memory ------------------------------------------------------------------------
 
@@ -343,6 +360,8 @@ class Watched(ResponseHandler):
             is_over = False
         if data:
             payload.feed_data(data)
+            if len(payload._buffer) > PIECES_MAX:  # aiohttp's own bound is one of bytes
+                self.pause_reading()
         if chunks is not None and chunks.fault is not None:
             self._fail(*chunks.fault)
         elif is_over:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Set
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -157,7 +157,12 @@ class Follow:
                 assert isinstance(made, web.Response) and isinstance(made.body, bytes)
                 response = web.StreamResponse(headers=made.headers)
                 response.content_length = len(made.body)
-                return await self._send(request, response, partial(BytesIO(made.body).read, PIECE_BYTES))
+                body = BytesIO(made.body)
+
+                async def read() -> bytes:
+                    return body.read(PIECE_BYTES)
+
+                return await self._send(request, response, read)
 
         return limited
 
@@ -165,17 +170,17 @@ class Follow:
         self, request: web.Request, response: web.StreamResponse, read: Callable[[], bytes], decoder_bytes: int = 0
     ) -> web.StreamResponse:
         async with _slot(self._slots):
-            return await self._send(request, response, read, decoder_bytes)
+            return await self._send(request, response, partial(asyncio.to_thread, read), decoder_bytes)
 
     async def _send(
-        self, request: web.Request, response: web.StreamResponse, read: Callable[[], bytes], decoder_bytes: int = 0
+        self, request: web.Request, response: web.StreamResponse, read: Callable[[], Awaitable[bytes]], decoder_bytes: int = 0
     ) -> web.StreamResponse:
         """Piece by piece, no faster than the client takes them. What fails midway, or is taken too slowly, cuts the
         connection: the response has begun. So does a decoder for which there is no room in time."""
         decoder: Reservation | None = None
         left = DECODED_FREE_BYTES
         try:
-            piece = await asyncio.to_thread(read)
+            piece = await read()
             if request.transport is not None:
                 request.transport.set_write_buffer_limits(PIECE_BYTES)
             await response.prepare(request)
@@ -186,7 +191,7 @@ class Follow:
                     left -= len(piece)
                     if left < 0 and decoder_bytes and decoder is None:
                         decoder = await self._decoders.take(decoder_bytes)
-                    piece = await asyncio.to_thread(read)
+                    piece = await read()
                 await response.write_eof()
         except ConnectionError:
             pass  # the client has gone

@@ -30,8 +30,8 @@ class Notifier:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self.watchdog_s = _watchdog_s(environ)
         """WATCHDOG must come this often; None if systemd does not wait for it."""
-        self._unsent: str | None = None
-        """The state, if the socket did not take it: its queue may be full (unix(7): of 10 messages by default)."""
+        self._unsent: list[str] = []
+        """States that the socket did not take: its queue may be full (unix(7): of 10 messages by default). Of each kind one."""
 
     def ready(self) -> None:
         self._tell("READY=1")
@@ -53,8 +53,7 @@ class Notifier:
         every = STATUS_EVERY_S if self.watchdog_s is None else min(STATUS_EVERY_S, self.watchdog_s / 3)
         starved = False
         while True:
-            if self._unsent is not None:
-                self._tell(self._unsent)
+            self._tell_unsent()
             wrong = alive()
             if wrong is None:
                 self._send("WATCHDOG=1")
@@ -65,7 +64,14 @@ class Notifier:
             await asyncio.sleep(every)
 
     def _tell(self, state: str) -> None:
-        self._unsent = None if self._send(state) else state
+        """In their order: where systemd waits for a reload (Type=notify-reload), READY is its end only behind RELOADING."""
+        kind = state.partition("=")[0]
+        self._unsent = [*(each for each in self._unsent if not each.startswith(kind)), state]
+        self._tell_unsent()
+
+    def _tell_unsent(self) -> None:
+        while self._unsent and self._send(self._unsent[0]):
+            del self._unsent[0]
 
     def _send(self, message: str) -> bool:
         """Send if possible; whether it was. A service manager that cannot be reached does not end a crawl."""

@@ -171,6 +171,33 @@ def test_a_daemon_that_goes_on_while_the_disk_is_full_waits_for_room(tmp_path, p
             assert ended(daemon)[0] == 0
 
 
+@contextlib.contextmanager
+def unread():
+    """The end of a pipe that takes no more, until the block is left."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    for size in (4096, 1):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"x" * size)
+    os.set_blocking(writer, True)
+    try:
+        yield writer
+    finally:
+        os.close(writer)
+        os.close(reader)
+
+
+@contextlib.contextmanager
+def unheard(*words, log, stderr=None):
+    program = [sys.executable, "-m", "crawler", *words]
+    with subprocess.Popen(program, env=CLEAN, stderr=stderr or log, pass_fds=[log]) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def test_a_daemon_whose_log_nobody_reads_ends_while_it_waits_for_room(tmp_path):
     """The program that reads its log may wait for the same disk."""
     options = ("--processes", "1", "--parsers", "0")
@@ -178,21 +205,25 @@ def test_a_daemon_whose_log_nobody_reads_ends_while_it_waits_for_room(tmp_path):
         assert ended(daemon)[0] == 0
     port = port_of_its_own()
     words = ("serve", "--data", str(tmp_path), "--listen", f"127.0.0.1:{port}", *options)
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(writer, b"of others\n" * 100)
-    os.set_blocking(writer, True)
-    with file_size_limit(0), subprocess.Popen([sys.executable, "-m", "crawler", *words], env=CLEAN, stderr=writer) as process:
-        try:
-            os.close(writer)
-            wait_until(lambda: answer_of(port, "/readyz") == (503, b"waits for disk\n"))
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
-        finally:
-            process.kill()
-            os.close(reader)
+    with unread() as log, file_size_limit(0), unheard(*words, log=log) as process:
+        wait_until(lambda: answer_of(port, "/readyz") == (503, b"waits for disk\n"))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def test_a_crawl_that_cannot_be_opened_ends_where_nobody_reads_its_log(tmp_path, site):
+    """As long as it stood there no service manager began it again, or told anybody."""
+    options = (*LOCAL, "--processes", "1", "--no-robots")
+    assert crawler("run", *site.good(1), "-o", str(tmp_path), *options).returncode == 0
+    (warc,) = (tmp_path / "warc").iterdir()
+    warc.unlink()
+    serve = ("serve", "--data", str(tmp_path), "--listen", "127.0.0.1:0", *options)
+    with unread() as log:
+        with unheard(*serve, log=log) as process:
+            assert process.wait(20) == 3
+        run = ("run", "-o", str(tmp_path), *options, "--log-file", f"/dev/fd/{log}")
+        with unheard(*run, log=log, stderr=subprocess.DEVNULL) as process:
+            assert process.wait(20) == 3
 
 
 STOPPED = """

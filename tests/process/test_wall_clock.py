@@ -1,10 +1,11 @@
 """A wall clock that is set while a crawl begins: it goes on at once."""
 
+import shlex
 import subprocess
 import sys
 
 from support import webs
-from support.programs import CLEAN, LOCAL, rows_of
+from support.programs import CLEAN, LOCAL, crawler, rows_of
 
 SET_BACK = """
 import sys, time
@@ -27,6 +28,20 @@ def test_a_wall_clock_that_is_set_back_meanwhile_holds_nothing_up(tmp_path):
         ended = subprocess.run(command, env=CLEAN, capture_output=True, text=True, timeout=100, check=False)
     assert ended.returncode == 0, ended.stderr
     assert [row["outcome"] for row in rows_of(tmp_path / "out")] == ["ok"]
+
+
+def test_the_command_that_lists_changes_lists_those_after_the_wall_clock_was_set_back(tmp_path):
+    out, bodies = str(tmp_path / "out"), iter(["first", "second"])
+    first_look = SET_BACK.replace("from crawler.core import clock\n", "from crawler.cli import run_command as clock\n")
+    web = webs.Web(default=lambda host, path: webs.text(next(bodies) if path == "/" else ""))
+    with web.running():
+        run = ("run", web.url("127.0.0.1", "/"), "-o", out, *LOCAL)
+        assert crawler(*run).returncode == 0
+        assert crawler("recrawl", out).returncode == 0
+        command = [sys.executable, "-c", first_look, *run]
+        ended = subprocess.run(command, env=CLEAN, capture_output=True, text=True, timeout=100, check=False)
+    told = ended.stderr.partition("to list them: crawler ")[2].splitlines()[0]
+    assert crawler(*shlex.split(told)).stdout.count('"change":"changed"') == 1
 
 
 AHEAD = """

@@ -107,6 +107,13 @@ HEAD: Final = {
     "name-endless": bad([b"HTTP/1.1 200 OK\r\n", forever(b"b" * 8192)], "header_too_large"),
     "fold-endless": bad([b"HTTP/1.1 200 OK\r\nA: b", forever(b"\r\n " + b"c" * 1000)], "header_too_large"),
     "head-500KiB": bad([head(2, *(f"X-{n}: {'x' * 2048}" for n in range(250))) + b"ok"], "header_too_large"),
+    "head-over-max-in-one-piece": bad([head(2, "X: " + "x" * 2000) + b"ok"], "header_too_large", max_head=1024),
+    "head-over-max-with-interim": bad(
+        [head(None, "X: " + "x" * 500, status="103 Hints") + head(2, "X: " + "x" * 500) + b"o"],
+        "header_too_large",
+        max_head=1024,
+    ),
+    "head-within-max-body-beyond": fine([head(2000, "X: " + "x" * 500) + b"o" * 2000, stay], max_head=1024),
     "header-without-colon": fine([head(2, "nonsense") + b"ok"]),
     "header-space-before-colon": fine([head(2, "X-A : b") + b"ok", stay]),
     "header-space-before-colon-in-pieces": fine([head(2)[:-2] + b"X-", 0.05, b"A ", 0.05, b" : b\r\n\r\nok", stay]),

@@ -51,6 +51,7 @@ HEADS: Final = {
     "value-empty-bare-cr-in-two": bad([b"HTTP/1.1 200 OK\r\nX:\r\r\n", 0.05, b"Content-Length: 2\r\n\r\nok"]),
     "value-empty-bare-cr-framed": bad([raw(b"Content-Length: 2", b"X: \r", b"Y: z", body=b"ok")]),
     "value-empty-bare-cr-chunked": bad([raw(b"Transfer-Encoding: chunked", b"X:\r", b"Y: z", body=HELLO)]),
+    "value-empty-bare-cr-chunked-last": bad([raw(b"Transfer-Encoding: chunked", b"X:\r", b"0", body=HELLO)]),
     "value-empty-bare-cr-interim": bad([b"HTTP/1.1 103 Hints\r\nX:\r\r\n" + OK]),
     "name-with-space": fine([raw(b"X Y: z", b"Content-Length: 2", body=b"ok"), stay]),
     "name-delete": fine([raw(b"X\x7f: z", b"Content-Length: 2", body=b"ok"), stay]),

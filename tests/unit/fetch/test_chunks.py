@@ -122,6 +122,30 @@ def test_framing_that_is_none_of_the_body_is_bounded():
     assert reader.fault is None
 
 
+SPENT = (b"1;" + b"b" * (LINE_BYTES_MAX - 2) + b"\r\nx\r\n") * (EXTRA_MAX // LINE_BYTES_MAX)
+"""Hardly an extension is put up with any more."""
+LONG = {
+    "a chunk when extensions are spent": SPENT + b"10000\r\n" + b"y" * 65536 + b"\r\n0\r\n\r\n",
+    "the longest line": b"5;" + b"a" * (LINE_BYTES_MAX - 2) + b"\r\nhello\r\n0\r\n\r\n",
+    "one too long": b"5;" + b"a" * (LINE_BYTES_MAX - 1) + b"\r\nhello\r\n0\r\n\r\n",
+    "no size and too long": b"x" * 20_000 + b"\r\n",
+    "digits and too long": b"1" * 20_000 + b"\r\n",
+    "a line feed that comes too late": b"5;" + b"a" * LINE_BYTES_MAX + b"\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_pieces_change_nothing_of_long_lines(name):
+    """Once extensions had come, whether a chunk of plain digits was too long a line depended on where it was cut."""
+    data = LONG[name]
+    whole = fed(data, [])
+    line_end = data.index(b"\r\n", len(SPENT) if data.startswith(SPENT) else 0)
+    for cut in range(line_end - 4, line_end + 3):
+        out, reader = fed(data, [cut])
+        assert (out, reader.fault, reader.is_over) == (whole[0], whole[1].fault, whole[1].is_over), cut
+    assert name != "a chunk when extensions are spent" or len(whole[0]) == 65540
+
+
 class _Protocol:
     def pause_reading(self) -> None: ...
 

@@ -14,13 +14,14 @@ import brotli
 import pytest
 import uvloop
 from support.hostile import fetching, lease_of
-from support.sinful import Site, forever, head, page, rst, running, stay
+from support.sinful import Conn, Site, forever, head, page, rst, running, stay
 from support.sinful_net import EXTRAS
 from support.sins import chunked
 
 from crawler.core.errors import FetchError
 from crawler.core.page import Page
 from crawler.fetch import Fetcher
+from crawler.fetch.connection import PIECES_MAX
 from crawler.fetch.connector import IDLE_BYTES
 from crawler.resources.memory_budget import Account, Budget
 from crawler.resources.memory_plan import BODY_BYTES, CONNECTION_BYTES, HEAD_COPIES, VISIT_ACCOUNTS, Plan
@@ -410,3 +411,36 @@ async def test_a_body_that_waits_for_the_rate_keeps_no_piece_that_is_written(sit
         with pytest.raises(asyncio.CancelledError):
             await task
     assert sum(map(len, held)) < KIB
+
+
+async def test_a_body_that_nobody_reads_is_held_in_few_pieces(tmp_path: Path) -> None:
+    """Each takes 40 bytes and more: of one that came by two bytes, a buffer of 128 KiB took megabytes."""
+    start, pieces = 140_000, 2 * PIECES_MAX
+
+    async def drip(conn: Conn) -> None:
+        await conn.send(head(start + 2 * pieces) + bytes(start))
+        for n in range(pieces):
+            while came() < start + 2 * n:
+                await asyncio.sleep(0)
+            await conn.send(b"xy")
+        await conn.stay()
+
+    def came() -> int:
+        (connection,) = fetcher._connector._acquired
+        return connection._payload.total_bytes if connection._payload is not None else 0
+
+    async with (
+        Site(scripts={"drips": [drip]}) as site,
+        fetching(tmp_path, site, bandwidth=1, timeout=600, read_timeout=600, min_rate=0) as fetcher,
+    ):
+        task = asyncio.create_task(fetcher.fetch(lease_of(f"http://127.0.0.1:{site.ports['http']}/sin/drips")))
+        while fetcher.held_up != (0, 1):
+            await asyncio.sleep(0)
+        (connection,) = fetcher._connector._acquired
+        while not connection._reading_paused and came() < start + 2 * pieces:
+            await asyncio.sleep(0)
+        assert connection._reading_paused and len(connection._payload._buffer) <= PIECES_MAX + 1
+        fetcher.pace(0, 0)
+        got = await task
+        assert (got.body.size, got.fault, fetcher.stats().connections_idle) == (start + 2 * pieces, None, 1)
+        got.body.discard()

@@ -800,6 +800,20 @@ async def test_of_what_is_made_whole_only_little_waits_for_clients_that_do_not_r
         assert refused == 200 and size > 100_000
 
 
+async def test_the_page_and_the_settings_need_no_thread_which_a_disk_that_hangs_may_keep(tmp_path):
+    async with daemon(tmp_path) as d:
+        free = threading.Event()
+        threads = [asyncio.get_running_loop().run_in_executor(None, free.wait) for _ in range(64)]
+        try:
+            async with asyncio.timeout(20):
+                for path in ("/", "/v1/settings", "/v1/lists"):
+                    async with d.session.get(path) as answer:
+                        assert answer.status == 200
+        finally:
+            free.set()
+            await asyncio.gather(*threads)
+
+
 async def test_readers_that_do_not_read_are_cut_off_and_meanwhile_others_wait(tmp_path, monkeypatch):
     monkeypatch.setattr(api_streams, "STREAMS_MAX", 2)
     monkeypatch.setattr(api_streams, "SLOT_S", 0.2)
