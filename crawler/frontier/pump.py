@@ -164,7 +164,7 @@ class Pump:
             return await self._step_by_step(self._store.remove_some, which)
         finally:  # some may be, also where it has failed
             if self.member is not None:
-                self.member.has_forgotten()
+                await self.member.has_forgotten()
 
     async def _step_by_step(self, some: Callable[[Selection, bytes], Step], which: Selection, *, revives: bool = False) -> int:
         """What ``which`` means, in short steps between the pump's own calls; how many URLs. ``revives``: their hosts as well."""

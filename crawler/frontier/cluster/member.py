@@ -97,6 +97,8 @@ class Member:
         self._node: Final = node
         self._tells_what_is_left = stores and mirror.tells_whole
         self._has_forgotten = False
+        self._others: Sequence[int] = ()
+        """Members that live, as of the last tick."""
 
     # -- what others ask ------------------------------------------------------------------------------------------
 
@@ -129,10 +131,13 @@ class Member:
         """What says, with the commit it is in, that this member has read its lists to their end."""
         return Admitted((), position=(SEEDS_ENDED, b""))
 
-    def has_forgotten(self) -> None:
-        """URLs of hosts that are leased here: whoever has sent them here lately is told, with the next tick."""
+    async def has_forgotten(self) -> None:
+        """URLs of hosts that are leased here: whoever has sent them here lately is told. Where that cannot be, with the next
+        tick."""
         self._outbox.forget()  # perhaps it was from here, before the host was
         self._has_forgotten = True
+        if self._others:
+            await self._tell_forgotten()
 
     def look(self) -> Gauges:
         gauges = self.gauges
@@ -212,11 +217,9 @@ class Member:
             await self._deal_again(stay)
         self._see(tick)
         await self._pass_on(tick)
+        self._others = [view.number for view in tick.members if view.is_alive and view.number != mirror.number]
         if self._has_forgotten:
-            alive = [view.number for view in tick.members if view.is_alive and view.number != mirror.number]
-            self._has_forgotten = False
-            if await self._engine.ask(self._tell_forgotten, alive) is None:
-                self._has_forgotten = True
+            await self._tell_forgotten()
         if self._tells_what_is_left:
             await self._tell_what_is_left(tick)
 
@@ -266,7 +269,13 @@ class Member:
             again = len(self._parts) + len(gone)
             logger.warning("cluster: %s are not stored: to have them stored, begin it once with --processes %d", what, again)
 
-    def _tell_forgotten(self, members: Sequence[int]) -> bool:
+    async def _tell_forgotten(self) -> None:
+        self._has_forgotten = False
+        if await self._engine.ask(self._send_forgotten, self._others) is None:
+            self._has_forgotten = True
+
+    def _send_forgotten(self, members: Sequence[int]) -> bool:
+        """(Engine.)"""
         for member in members:
             self._mirror.truth.send(member, oblivion())
         return True

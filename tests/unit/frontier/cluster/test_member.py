@@ -10,12 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from msgspec.structs import replace
 from support.postgres import rows
 from support.stores import REST, Driver, done, link
 
 from crawler.core.errors import RemoteError, StorageError
 from crawler.core.model import Mark
 from crawler.core.snapshot import Pause
+from crawler.frontier.cluster.box import message_of
 from crawler.frontier.cluster.member import Member
 from crawler.frontier.cluster.room import Room
 from crawler.frontier.recrawl import RecrawlOrder
@@ -266,3 +268,26 @@ async def test_a_member_whose_lease_has_run_out_sends_again_what_it_has_sent(mad
             await asyncio.sleep(0.01)
         keeping.cancel()
         assert (member._outbox._parcels._sent.get(b"key") == 1) is is_known
+
+
+async def test_others_are_told_at_once_that_urls_are_forgotten_or_else_with_the_next_tick(made) -> None:
+    """Up to a second later they sent no link to these that they had sent before: a page that was visited again as soon as the
+    response had come brought hardly any of them back."""
+    member, pump, driver = made
+    tick = driver.copy.truth.tick([])
+    other = replace(tick.members[0], number=tick.members[0].number + 1)
+    tick = replace(tick, members=(*tick.members, other))
+    told = []
+    driver.copy.truth.send = lambda member, message: told.append((member, message_of(1, message).forgets))
+    await member.has_forgotten()
+    assert not told, "nobody is known yet"
+    await member._reconcile(tick)
+    assert told == [(other.number, True)]
+    await member.has_forgotten()
+    assert told == [(other.number, True)] * 2
+    pump.failure = RemoteError("away")
+    await member.has_forgotten()
+    pump.failure = None
+    await member._reconcile(tick)
+    await member._reconcile(tick)
+    assert told == [(other.number, True)] * 3
