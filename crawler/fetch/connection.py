@@ -382,10 +382,23 @@ class Watched(ResponseHandler):
     # -- endings --------------------------------------------------------------------------------------------------
 
     def eof_received(self) -> None:
-        self._closed_in_order = _said_goodbye(self.transport)
+        self._read_out()
         super().eof_received()
 
+    def _read_out(self) -> None:
+        """What TLS holds, and whether the peer's goodbye is behind it: asyncio reports the bare end of the connection just alike,
+        and uvloop drops what came while reading was paused."""
+        tls = self.transport.get_extra_info("ssl_object") if self.transport is not None else None
+        try:
+            while tls is not None and (data := tls.read(TLS_HELD_BYTES)):
+                self.data_received(data)
+            self._closed_in_order = True
+        except ssl.SSLError as error:
+            self._closed_in_order = isinstance(error, ssl.SSLZeroReturnError)
+
     def connection_lost(self, exc: BaseException | None) -> None:
+        if (self._reading_paused or self._held) and self._lost is None and self._exchange is not None:
+            self._read_out()
         if self._held:  # what has come may be a whole response: TLS tells of its peer's goodbye though reading is paused
             self._lost, self._sock = (exc,), None
             if self._is_granted and self._exchange is not None:
@@ -470,17 +483,6 @@ class Watched(ResponseHandler):
         self._end_wait()
         if self.transport is not None:
             self.transport.abort()
-
-
-def _said_goodbye(transport: asyncio.Transport | None) -> bool:
-    """Whether a TLS peer sent its close_notify: asyncio reports the bare end of the connection just alike."""
-    tls = transport.get_extra_info("ssl_object") if transport is not None else None
-    if tls is None:
-        return True
-    try:
-        return not tls.read(1)
-    except ssl.SSLError as error:
-        return isinstance(error, ssl.SSLZeroReturnError)
 
 
 def _parser_reason(error: BaseException) -> tuple[str, str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import os
 import random
+import socket
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,14 +16,14 @@ import brotli
 import pytest
 import uvloop
 from support.hostile import fetching, lease_of
-from support.sinful import Conn, Site, forever, head, page, rst, running, stay
+from support.sinful import Conn, Site, cut_tls, forever, head, page, rst, running, stay
 from support.sinful_net import EXTRAS
 from support.sins import chunked
 
 from crawler.core.errors import FetchError
 from crawler.core.page import Page
 from crawler.fetch import Fetcher
-from crawler.fetch.connection import PIECES_MAX
+from crawler.fetch.connection import PIECES_MAX, Watched
 from crawler.fetch.connector import IDLE_BYTES
 from crawler.resources.memory_budget import Account, Budget
 from crawler.resources.memory_plan import BODY_BYTES, CONNECTION_BYTES, HEAD_COPIES, VISIT_ACCOUNTS, Plan
@@ -185,6 +187,20 @@ def test_a_response_is_whole_though_its_connection_ends_while_its_head_waits(tmp
                 got = await task
                 assert got.fault is None and got.body.prefix(9) == b"ok"
                 got.body.discard()
+
+    run(main, loop_factory)
+
+
+def test_what_comes_while_a_head_waits_does_not_end_with_its_connection(tmp_path, loop_factory):
+    """uvloop drops what TLS holds then."""
+
+    async def main() -> None:
+        async with waiting(tmp_path, [head(40_000, *LONG[:20]), 0.05, bytes(40_000), cut_tls]) as (_, room, task):
+            await asyncio.sleep(0.2)
+            room.granted()
+            got = await task
+            assert (got.body.size, got.fault) == (40_000, None)
+            got.body.discard()
 
     run(main, loop_factory)
 
@@ -444,3 +460,58 @@ async def test_a_body_that_nobody_reads_is_held_in_few_pieces(tmp_path: Path) ->
         got = await task
         assert (got.body.size, got.fault, fetcher.stats().connections_idle) == (start + 2 * pieces, None, 1)
         got.body.discard()
+
+
+async def bye(conn: Conn) -> None:
+    """TLS's goodbye, and the end of the connection at once, as most servers do it."""
+    with socket.socket(fileno=os.dup(conn.writer.get_extra_info("socket").fileno())) as sock:
+        conn.writer.close()
+        await asyncio.sleep(0.02)
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize(
+    ("start", "sent", "last", "end"),
+    [
+        (head(None, "Transfer-Encoding: chunked"), b"2000\r\n%b\r\n" % bytes(0x2000), b"0\r\n\r\n", cut_tls),
+        (head(None), bytes(0x2000), b"", bye),
+    ],
+    ids=["chunked", "close"],
+)
+def test_a_body_that_waits_for_the_rate_does_not_end_with_its_connection(tmp_path, start, sent, last, end, loop_factory):
+    """uvloop drops what TLS holds while nobody reads, once the connection ends: pages over 128 KiB were cut where a bandwidth was
+    set."""
+    (tmp_path / "spool").mkdir()
+
+    async def main() -> None:
+        pieces = 0
+
+        async def send(conn: Conn) -> None:
+            nonlocal pieces
+            await conn.send(start)
+            while not fetching_one()._reading_paused:
+                await conn.send(sent)
+                pieces += 1
+                await asyncio.sleep(0.002)
+            await conn.send(sent + last)
+            pieces += 1
+            await end(conn)
+
+        def fetching_one() -> Watched:
+            (connection,) = fetcher._connector._acquired
+            return connection
+
+        async with Site(scripts={"sends": [send]}, extras=EXTRAS) as site:
+            site.trust(tmp_path / "ca.pem")
+            limits = {"bandwidth": 1, "timeout": 600, "read_timeout": 600, "min_rate": 0, "ca_file": "{ca}"}
+            async with fetching(tmp_path / "spool", site, **limits) as fetcher:
+                task = asyncio.create_task(fetcher.fetch(lease_of(f"https://localhost:{site.ports['tls-good']}/sin/sends")))
+                while fetcher.held_up != (0, 1) or not fetching_one()._reading_paused:
+                    await asyncio.sleep(0.002)
+                await asyncio.sleep(0.1)
+                fetcher.pace(0, 0)
+                got = await task
+                assert (got.body.size, got.fault) == (0x2000 * pieces, None)
+                got.body.discard()
+
+    run(main, loop_factory)
