@@ -6,6 +6,7 @@ up. It comes back exactly once: as judged, or to be given back unvisited. One re
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
@@ -15,6 +16,8 @@ HOLD_S: Final = 30.0
 HELD_MAX: Final = 500
 HOSTS_ALIVE_MIN: Final = 5
 """So many hosts that had responded before, failing one after the other, are no coincidence."""
+QUIET_S: Final = 1.0
+"""Only where nobody has responded for so long does a visit of which nothing more was heard count as one of these."""
 HOSTS_LOCAL_MIN: Final = 2
 """The same where this machine itself says that it has no way out."""
 REMEMBERED_MAX: Final = 10_000
@@ -25,9 +28,10 @@ PROBE_LAST_S: Final = 60.0
 PROBES_IN_DOUBT: Final = 5
 """Where nobody ever responded but names were resolved, the hosts may simply be dead: believed after so many vain probes."""
 
-Sign: TypeAlias = Literal["response", "silence", "suspect", "unnamed", "local", "nothing"]
-"""response: somebody out there spoke · silence: a lost network may be why · suspect: typical of one · unnamed: so is this, and
-no name server spoke either · local: this machine says so itself · nothing: no network was involved."""
+Sign: TypeAlias = Literal["response", "silence", "unheard", "suspect", "unnamed", "local", "nothing"]
+"""response: somebody out there spoke · silence: a lost network may be why · unheard: so it may, and it is how visits end that
+were out when it was lost · suspect: typical of one · unnamed: so is this, and no name server spoke either · local: this machine
+says so itself · nothing: no network was involved."""
 
 _SIGNS: Final[dict[str, Sign]] = {
     "connect_timeout": "suspect",
@@ -35,8 +39,8 @@ _SIGNS: Final[dict[str, Sign]] = {
     "dns_timeout": "unnamed",
     "servfail": "unnamed",
     "resolver_unreachable": "local",
-    "first_byte_timeout": "silence",
-    "read_timeout": "silence",
+    "first_byte_timeout": "unheard",
+    "read_timeout": "unheard",
     "total_timeout": "silence",
 }
 _UNTRIED: Final = frozenset({"robots_denied", "blocked", "invalid_url", "skipped"})
@@ -84,6 +88,8 @@ class Outage(Generic[T]):
         self._responded_before: set[int] = set()
         self._witnesses: deque[str] = deque(maxlen=WITNESSES_MAX)
         self._last_witness: str | None = None
+        self._heard_at = -math.inf
+        """When somebody responded last."""
         self._blind = False
         """A long row of dead hosts proved to be just that: until the next response only hosts that had responded count."""
         self._doubtful = False
@@ -119,9 +125,9 @@ class Outage(Generic[T]):
         """Nothing is held or suspected: a response changes no more than who responded last."""
         return not self._held and not self._streak and self._since is None and not self._blind
 
-    def responded(self, host: str) -> None:
+    def responded(self, host: str, now: float) -> None:
         """A host has responded while all was calm."""
-        self._last_witness = host
+        self._last_witness, self._heard_at = host, now
         if hash(host) not in self._responded:
             self._remember(host)
 
@@ -130,7 +136,10 @@ class Outage(Generic[T]):
         if sign == "nothing":
             return [(item, True)]
         if sign == "response":
+            self._heard_at = now
             return self._on_response(item, host)
+        if sign == "unheard" and not (self._has_responded(host) and now - self._heard_at >= QUIET_S):
+            sign = "silence"
         is_new = sign == "local" or (sign != "silence" and hash(host) not in self._dead)
         if is_new and sign != "local" and len(self._failed) < self._remembered_max:
             self._failed.add(hash(host))
