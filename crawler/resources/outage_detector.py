@@ -17,7 +17,7 @@ HELD_MAX: Final = 500
 HOSTS_ALIVE_MIN: Final = 5
 """So many hosts that had responded before, failing one after the other, are no coincidence."""
 QUIET_S: Final = 1.0
-"""Only where nobody has responded for so long does a visit of which nothing more was heard count as one of these."""
+"""Where nobody has responded for so long, one that is heard of no more counts as one of these, and silence is held."""
 HOSTS_LOCAL_MIN: Final = 2
 """The same where this machine itself says that it has no way out."""
 REMEMBERED_MAX: Final = 10_000
@@ -88,8 +88,8 @@ class Outage(Generic[T]):
         self._responded_before: set[int] = set()
         self._witnesses: deque[str] = deque(maxlen=WITNESSES_MAX)
         self._last_witness: str | None = None
-        self._heard_at = -math.inf
-        """When somebody responded last."""
+        self._heard_at = math.inf
+        """When somebody responded last; nobody ever has: no time is long after that."""
         self._blind = False
         """A long row of dead hosts proved to be just that: until the next response only hosts that had responded count."""
         self._doubtful = False
@@ -138,7 +138,8 @@ class Outage(Generic[T]):
         if sign == "response":
             self._heard_at = now
             return self._on_response(item, host)
-        if sign == "unheard" and not (self._has_responded(host) and now - self._heard_at >= QUIET_S):
+        is_quiet = now - self._heard_at >= QUIET_S
+        if sign == "unheard" and not (is_quiet and self._has_responded(host)):
             sign = "silence"
         is_new = sign == "local" or (sign != "silence" and hash(host) not in self._dead)
         if is_new and sign != "local" and len(self._failed) < self._remembered_max:
@@ -150,7 +151,7 @@ class Outage(Generic[T]):
             self._streak[host] = (self._has_responded(host), sign)
             if len(self._streak) > self._hosts_max:
                 self._streak.popitem(last=False)
-        elif not self._streak:
+        elif not self._streak and not (is_quiet and sign == "silence"):
             return [(item, True)]
         self._held.append((now, item))
         if self._out():

@@ -128,12 +128,11 @@ def test_visits_that_were_out_when_the_network_was_lost_are_no_pages_fate():
     """All workers waited for a first byte: the first of them were judged before one could try to connect, and fail."""
     outage = Outage()
     answer(outage, names(8, "live"))
-    for host in names(4, "live"):
+    for host in ["new.example", *names(4, "live")]:
         assert outage.note(host, host, network_sign("first_byte_timeout"), 30.0) == []
-    assert outage.note("dead", "dead0.example", "unheard", 30.0) == [], "one that never responded waits with them"
     back = outage.note("e", "live4.example", network_sign("read_timeout"), 30.0)
     assert outage.offline
-    assert back == [*((host, False) for host in names(4, "live")), ("dead", False), ("e", False)]
+    assert back == [("new.example", False), *((host, False) for host in names(4, "live")), ("e", False)]
 
 
 def test_hosts_that_are_not_heard_while_others_respond_are_slow():
@@ -143,10 +142,12 @@ def test_hosts_that_are_not_heard_while_others_respond_are_slow():
     for n in range(8):
         outage.note("x", "live8.example", "response", now := now + QUIET_S)
         assert outage.note(n, f"live{n}.example", "unheard", now + QUIET_S / 2) == [(n, True)]
-    for n in range(8):  # known to respond or not, a page that takes its whole time has been heard of
-        assert outage.note(n, f"live{n}.example", network_sign("total_timeout"), now + 600) == [(n, True)]
-    assert fail(outage, names(60), now + 600, "unheard") == [(host, True) for host in names(60)], "nor did these ever respond"
+    assert fail(outage, names(8, "live"), now + 600, network_sign("total_timeout")) == [], "these may have been heard of"
+    assert fail(outage, names(60), now + 600, "unheard") == [], "and these never were"
     assert not outage.offline
+    assert len(outage.note("x", "live8.example", "response", now + 601)) == 69
+    never = Outage()
+    assert fail(never, names(60), 1e9, "unheard") == [(host, True) for host in names(60)], "where nobody ever responds"
 
 
 def test_probes_double_and_the_first_answer_resumes():
