@@ -89,7 +89,8 @@ class Outage(Generic[T]):
         self._witnesses: deque[str] = deque(maxlen=WITNESSES_MAX)
         self._last_witness: str | None = None
         self._heard_at = math.inf
-        """When somebody responded last; nobody ever has: no time is long after that."""
+        """When somebody responded last. Infinite, so that no time is long after it, if nobody ever has, or the silence since then
+        proved to be the hosts' own."""
         self._blind = False
         """A long row of dead hosts proved to be just that: until the next response only hosts that had responded count."""
         self._doubtful = False
@@ -161,7 +162,10 @@ class Outage(Generic[T]):
 
     def tick(self, now: float, *, idle: bool) -> list[tuple[T, bool]]:
         """What has been held long enough; everything if ``idle``: no other visit is out that could tell more."""
-        return self._release(leave=0) if idle else self._release(before=now - HOLD_S, leave=HELD_MAX)
+        released = self._release(leave=0) if idle else self._release(before=now - HOLD_S, leave=HELD_MAX)
+        if released:
+            self._heard_at = math.inf  # once is enough: hosts that are silent for ever would be waited for at each visit
+        return released
 
     def flush(self) -> list[tuple[T, bool]]:
         """Everything held, to be given back: the crawl ends, and nobody knows."""
@@ -197,6 +201,7 @@ class Outage(Generic[T]):
             self._responded -= self._failed
             self._responded_before -= self._failed
         self._end(is_blind=True)
+        self._heard_at = math.inf
 
     def _on_response(self, item: T, host: str) -> list[tuple[T, bool]]:
         self._remember(host)

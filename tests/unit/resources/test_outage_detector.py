@@ -146,6 +146,9 @@ def test_hosts_that_are_not_heard_while_others_respond_are_slow():
     assert fail(outage, names(60), now + 600, "unheard") == [], "and these never were"
     assert not outage.offline
     assert len(outage.note("x", "live8.example", "response", now + 601)) == 69
+    fail(outage, names(3), now + 700, "unheard")
+    assert len(outage.tick(now + 700 + HOLD_S, idle=False)) == 3
+    assert fail(outage, names(3), now + 800, "unheard") == [(host, True) for host in names(3)], "held once, until a response"
     never = Outage()
     assert fail(never, names(60), 1e9, "unheard") == [(host, True) for host in names(60)], "where nobody ever responds"
 
