@@ -72,7 +72,7 @@ def record_of(known: Known) -> dict[str, Any]:
         "attempt": link.attempt,
         "change": known.change,
         "interval": known.interval,
-        "due": known.due,
+        "due": None if known.interval is None else known.fetched_at + known.interval,  # the crawl clock may be far ahead
         "via": link.via,
         "input": link.input and {"list": link.input.list, "line": link.input.line},
         "tag": link.tag,

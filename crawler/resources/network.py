@@ -81,7 +81,7 @@ class Network:
     def observe(self, lease: Lease, outcome: Outcome) -> list[EndedVisit]:
         """A visit that used the network has ended: it is settled now, or held until it is known whose fault that was."""
         if isinstance(outcome, Done) and outcome.reason is None and self._outage.is_calm:
-            self._outage.responded(lease.link.host)
+            self._outage.responded(lease.link.host, self._clock())
             return [(lease, outcome)]
         sign = _sign(outcome)
         if sign not in ("response", "nothing"):

@@ -6,6 +6,7 @@ up. It comes back exactly once: as judged, or to be given back unvisited. One re
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
@@ -15,6 +16,8 @@ HOLD_S: Final = 30.0
 HELD_MAX: Final = 500
 HOSTS_ALIVE_MIN: Final = 5
 """So many hosts that had responded before, failing one after the other, are no coincidence."""
+QUIET_S: Final = 1.0
+"""Where nobody has responded for so long, one that is heard of no more counts as one of these, and silence is held."""
 HOSTS_LOCAL_MIN: Final = 2
 """The same where this machine itself says that it has no way out."""
 REMEMBERED_MAX: Final = 10_000
@@ -25,9 +28,10 @@ PROBE_LAST_S: Final = 60.0
 PROBES_IN_DOUBT: Final = 5
 """Where nobody ever responded but names were resolved, the hosts may simply be dead: believed after so many vain probes."""
 
-Sign: TypeAlias = Literal["response", "silence", "suspect", "unnamed", "local", "nothing"]
-"""response: somebody out there spoke · silence: a lost network may be why · suspect: typical of one · unnamed: so is this, and
-no name server spoke either · local: this machine says so itself · nothing: no network was involved."""
+Sign: TypeAlias = Literal["response", "silence", "unheard", "suspect", "unnamed", "local", "nothing"]
+"""response: somebody out there spoke · silence: a lost network may be why · unheard: so it may, and it is how visits end that
+were out when it was lost · suspect: typical of one · unnamed: so is this, and no name server spoke either · local: this machine
+says so itself · nothing: no network was involved."""
 
 _SIGNS: Final[dict[str, Sign]] = {
     "connect_timeout": "suspect",
@@ -35,8 +39,8 @@ _SIGNS: Final[dict[str, Sign]] = {
     "dns_timeout": "unnamed",
     "servfail": "unnamed",
     "resolver_unreachable": "local",
-    "first_byte_timeout": "silence",
-    "read_timeout": "silence",
+    "first_byte_timeout": "unheard",
+    "read_timeout": "unheard",
     "total_timeout": "silence",
 }
 _UNTRIED: Final = frozenset({"robots_denied", "blocked", "invalid_url", "skipped"})
@@ -84,6 +88,9 @@ class Outage(Generic[T]):
         self._responded_before: set[int] = set()
         self._witnesses: deque[str] = deque(maxlen=WITNESSES_MAX)
         self._last_witness: str | None = None
+        self._heard_at = math.inf
+        """When somebody responded last. Infinite, so that no time is long after it, if nobody ever has, or the silence since then
+        proved to be the hosts' own."""
         self._blind = False
         """A long row of dead hosts proved to be just that: until the next response only hosts that had responded count."""
         self._doubtful = False
@@ -119,9 +126,9 @@ class Outage(Generic[T]):
         """Nothing is held or suspected: a response changes no more than who responded last."""
         return not self._held and not self._streak and self._since is None and not self._blind
 
-    def responded(self, host: str) -> None:
+    def responded(self, host: str, now: float) -> None:
         """A host has responded while all was calm."""
-        self._last_witness = host
+        self._last_witness, self._heard_at = host, now
         if hash(host) not in self._responded:
             self._remember(host)
 
@@ -130,7 +137,11 @@ class Outage(Generic[T]):
         if sign == "nothing":
             return [(item, True)]
         if sign == "response":
+            self._heard_at = now
             return self._on_response(item, host)
+        is_quiet = now - self._heard_at >= QUIET_S
+        if sign == "unheard" and not (is_quiet and self._has_responded(host)):
+            sign = "silence"
         is_new = sign == "local" or (sign != "silence" and hash(host) not in self._dead)
         if is_new and sign != "local" and len(self._failed) < self._remembered_max:
             self._failed.add(hash(host))
@@ -141,7 +152,7 @@ class Outage(Generic[T]):
             self._streak[host] = (self._has_responded(host), sign)
             if len(self._streak) > self._hosts_max:
                 self._streak.popitem(last=False)
-        elif not self._streak:
+        elif not self._streak and not (is_quiet and sign == "silence"):
             return [(item, True)]
         self._held.append((now, item))
         if self._out():
@@ -151,7 +162,10 @@ class Outage(Generic[T]):
 
     def tick(self, now: float, *, idle: bool) -> list[tuple[T, bool]]:
         """What has been held long enough; everything if ``idle``: no other visit is out that could tell more."""
-        return self._release(leave=0) if idle else self._release(before=now - HOLD_S, leave=HELD_MAX)
+        released = self._release(leave=0) if idle else self._release(before=now - HOLD_S, leave=HELD_MAX)
+        if released:
+            self._heard_at = math.inf  # once is enough: hosts that are silent for ever would be waited for at each visit
+        return released
 
     def flush(self) -> list[tuple[T, bool]]:
         """Everything held, to be given back: the crawl ends, and nobody knows."""
@@ -187,6 +201,7 @@ class Outage(Generic[T]):
             self._responded -= self._failed
             self._responded_before -= self._failed
         self._end(is_blind=True)
+        self._heard_at = math.inf
 
     def _on_response(self, item: T, host: str) -> list[tuple[T, bool]]:
         self._remember(host)

@@ -3,7 +3,9 @@
 import shlex
 import subprocess
 import sys
+import time
 
+import orjson
 from support import webs
 from support.programs import CLEAN, LOCAL, crawler, rows_of
 
@@ -62,3 +64,16 @@ def test_pages_that_were_visited_before_the_wall_clock_was_set_back_are_visited_
         command = [sys.executable, "-m", "crawler", "recrawl", out, *options]
         ended = subprocess.run(command, env=CLEAN, capture_output=True, text=True, timeout=100, check=False)
         assert said in ended.stderr, ended.stderr
+
+
+def test_when_a_page_is_visited_again_is_told_by_the_wall_clock_though_that_was_ahead_once(tmp_path):
+    """The crawl clock, which never runs back, is ahead for good: it told the day after."""
+    out = str(tmp_path / "out")
+    with webs.Web(default=lambda host, path: webs.text("page")).running() as web:
+        run = ("run", web.url("127.0.0.1", "/"), "-o", out, *LOCAL, "--recrawl-every", "10s", "--recrawl-min", "0")
+        for begin in (["-c", AHEAD], ["-m", "crawler", "recrawl", out], ["-m", "crawler"]):
+            command = [sys.executable, *begin, *(() if "recrawl" in begin else run)]
+            assert subprocess.run(command, env=CLEAN, capture_output=True, timeout=100, check=False).returncode == 0
+        command = [sys.executable, "-m", "crawler", "why", web.url("127.0.0.1", "/"), "--data", out, "--json"]
+        told = orjson.loads(subprocess.run(command, env=CLEAN, capture_output=True, timeout=100, check=False).stdout)["record"]
+    assert abs(told["due"] - time.time()) < 43200

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.core import errors
-from crawler.resources.outage_detector import HELD_MAX, HOLD_S, Outage, network_sign
+from crawler.resources.outage_detector import HELD_MAX, HOLD_S, QUIET_S, Outage, network_sign
 
-SIGNS = ["response", "silence", "suspect", "unnamed", "local", "nothing"]
+SIGNS = ["response", "silence", "unheard", "suspect", "unnamed", "local", "nothing"]
 FAILING = ["suspect", "unnamed", "local"]
 
 
@@ -122,6 +122,35 @@ def test_silence_waits_with_the_rest():
     assert outage.note("b", "slow.example", "silence", 0.0) == []
     assert ("b", False) in fail(outage, names(5, "live"))
     assert outage.note("c", "slow.example", "silence", 0.0) == [("c", False)]
+
+
+def test_visits_that_were_out_when_the_network_was_lost_are_no_pages_fate():
+    """All workers waited for a first byte: the first of them were judged before one could try to connect, and fail."""
+    outage = Outage()
+    answer(outage, names(8, "live"))
+    for host in ["new.example", *names(4, "live")]:
+        assert outage.note(host, host, network_sign("first_byte_timeout"), 30.0) == []
+    back = outage.note("e", "live4.example", network_sign("read_timeout"), 30.0)
+    assert outage.offline
+    assert back == [("new.example", False), *((host, False) for host in names(4, "live")), ("e", False)]
+
+
+def test_hosts_that_are_not_heard_while_others_respond_are_slow():
+    outage = Outage()
+    answer(outage, names(9, "live"))
+    now = 0.0
+    for n in range(8):
+        outage.note("x", "live8.example", "response", now := now + QUIET_S)
+        assert outage.note(n, f"live{n}.example", "unheard", now + QUIET_S / 2) == [(n, True)]
+    assert fail(outage, names(8, "live"), now + 600, network_sign("total_timeout")) == [], "these may have been heard of"
+    assert fail(outage, names(60), now + 600, "unheard") == [], "and these never were"
+    assert not outage.offline
+    assert len(outage.note("x", "live8.example", "response", now + 601)) == 69
+    fail(outage, names(3), now + 700, "unheard")
+    assert len(outage.tick(now + 700 + HOLD_S, idle=False)) == 3
+    assert fail(outage, names(3), now + 800, "unheard") == [(host, True) for host in names(3)], "held once, until a response"
+    never = Outage()
+    assert fail(never, names(60), 1e9, "unheard") == [(host, True) for host in names(60)], "where nobody ever responds"
 
 
 def test_probes_double_and_the_first_answer_resumes():
@@ -300,7 +329,7 @@ def test_what_is_noted_comes_back_exactly_once(history, pauses, mode):
     assert not held
 
 
-@given(st.lists(st.tuples(st.integers(0, 48), st.sampled_from(["silence", *FAILING])), max_size=300))
+@given(st.lists(st.tuples(st.integers(0, 48), st.sampled_from(["silence", "unheard", *FAILING])), max_size=300))
 def test_fewer_than_fifty_dead_hosts_are_never_our_network(failures):
     outage = Outage()
     for at, (host, sign) in enumerate(failures):
