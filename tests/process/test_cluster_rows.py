@@ -129,7 +129,7 @@ def test_rows_that_a_process_had_written_before_a_power_cut_are_told_though_the_
             cluster.begin("a", url_of(web, 1), "--processes", "2", "--grace", "1s")
             wait_until(lambda: cluster.is_shared(a=2))
             shared.set()
-            wait_until(lambda: cluster.counts().outcomes.get("ok") == 60)
+            wait_until(lambda: cluster.counts().outcomes.get("ok", 0) >= 30)  # those that stand behind later ones must wait
             assert cluster.drain("a") == 5
             shutil.copytree(copy, before)
         finally:

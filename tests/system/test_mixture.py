@@ -52,13 +52,15 @@ OTHERWISE: Final[dict[str, tuple[str, str | None]]] = {
     "chunked-bytewise-endless": ("timeout", "total_timeout"),
     "dns-silent-for-long": ("dns_error", "dns_timeout"),
     "dns-unreachable": ("blocked", "address"),
+    "head-over-max-in-one-piece": ("ok", None),
+    "head-over-max-with-interim": ("truncated", "content_length"),
     "tls-unknown-authority": ("ok", None),
     "tls-wrong-host-insecure": ("tls_error", "certificate"),
     "tls-wildcard-insecure": ("tls_error", "certificate"),
     "tls-wildcard-unknown-authority": ("ok", None),
 }
-"""Where the settings that all share make a sin end in another way than those of its own: HEAD, a larger body, a range that
-is open, another name server, a known authority."""
+"""Where the settings that all share make a sin end in another way than those of its own: HEAD, a larger body or head, a
+range that is open, another name server, a known authority."""
 UNNAMED: Final = {("dns_error", reason) for reason in ("dns_timeout", "servfail", "resolver_unreachable")}
 """Any of these: c-ares asks for all names anew where the server sent it nonsense for one, and asks for all that it has to
 ask by TCP on one connection, where the end of one question is that of all."""
