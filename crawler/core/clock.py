@@ -14,6 +14,7 @@ class Clock:
 
     def __init__(self, last: float = 0.0, now: float | None = None) -> None:
         self._base = max(time.time() if now is None else now, last) - time.monotonic()
+        self._wall_base = time.time() - time.monotonic()
 
     def now(self) -> float:
         """Crawl-clock seconds."""
@@ -22,3 +23,9 @@ class Clock:
     def wall(self) -> float:
         """Seconds since the epoch."""
         return time.time()
+
+    def jump(self) -> float:
+        """Seconds that the wall clock was set forward by since this was asked last, or that the machine slept; below 0: back."""
+        base = time.time() - time.monotonic()
+        jump, self._wall_base = base - self._wall_base, base
+        return jump

@@ -25,7 +25,7 @@ from crawler.crawl.files import Files
 from crawler.crawl.metrics import Metrics
 from crawler.crawl.planning import connection_bytes_of
 from crawler.crawl.recrawl import Recrawler
-from crawler.crawl.status import snapshot_of
+from crawler.crawl.status import duration, snapshot_of
 from crawler.crawl.thread_iter import ThreadIterator
 from crawler.crawl.visitor import Resources, Rules, Visitor
 from crawler.fetch import Fetcher
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 RECENT_FAILURES: Final = 20
 STORED_ROLL_S: Final = 600.0
 """Files are closed so often where they are stored: what a lost disk loses is no more."""
+CLOCK_EVERY_S: Final = 10.0
+CLOCK_JUMP_S: Final = 10.0
+"""Less may be NTP at its work."""
 
 logger: Final = logging.getLogger(__name__)
 
@@ -152,6 +155,7 @@ class Crawl:
                 tasks.create_task(self.retention.run(), name="retention"),
                 tasks.create_task(self._seed(), name="seeds"),
                 tasks.create_task(self.recrawler.run(), name="recrawl"),
+                tasks.create_task(self._watch_wall_clock(), name="wall clock"),
             ]
             memory = tasks.create_task(self.memory.run(), name="memory")
             uploading = tasks.create_task(self.uploads.run(), name="uploads") if self.uploads is not None else None
@@ -176,6 +180,19 @@ class Crawl:
 
     def _on_one_core(self) -> OneCore:
         return OneCore(lambda: self.pump.threads, self.parser.pids if self.parser is not None else tuple)
+
+    async def _watch_wall_clock(self) -> None:
+        """Say when it jumps, for ever."""
+        while True:
+            await asyncio.sleep(CLOCK_EVERY_S)
+            jump = self.clock.jump()
+            if abs(jump) >= CLOCK_JUMP_S:
+                logger.warning(
+                    "the wall clock was set %s by %s%s: dates of rows and records follow it, rests and retries do not",
+                    "forward" if jump > 0 else "back",
+                    duration(abs(jump)),
+                    ", or this machine slept" if jump > 0 else "",
+                )
 
     def _roll_time_s(self) -> float:
         if self.config.roll_time is None:

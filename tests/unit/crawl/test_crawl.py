@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 from support.daemons import ROOMY
-from support.waiting import wait_until
+from support.waiting import until, wait_until
 from support.webs import Answer, Web, page
 
 from crawler.config.load import load
+from crawler.core import clock
 from crawler.core.errors import ConfigError
+from crawler.crawl import crawl as crawl_module
 from crawler.crawl.reading import open_crawl_reader
 from crawler.crawl.wiring import open_crawl
 
@@ -61,6 +65,24 @@ async def test_a_crawl_that_has_run_says_so_where_it_is_run_again(tmp_path: Path
         with pytest.raises(RuntimeError, match="has run: open_crawl opens it again"):
             async with asyncio.timeout(20):
                 await crawl.run()
+
+
+async def test_a_jump_of_the_wall_clock_is_logged_once(tmp_path: Path, caplog, monkeypatch) -> None:
+    wall, is_told = SimpleNamespace(ahead_s=0.0), threading.Event()
+    monkeypatch.setattr(crawl_module, "CLOCK_EVERY_S", 0.01)
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() + wall.ahead_s))
+    web = Web({"127.0.0.1": {"/": Answer(until=is_told.is_set)}})
+    with web.running():
+        settings = {"urls": [web.url("127.0.0.1")], "output": str(tmp_path / "out"), "memory_limit": ROOMY}
+        settings |= {"allow_net": ["127.0.0.0/8"], "robots": False}
+        async with open_crawl(load(settings).config) as crawl:
+            running = asyncio.create_task(crawl.run())
+            for wall.ahead_s, said in ((90.0, "forward by 1 min 30 s, or"), (83.0, ""), (-3517.0, "back by 1 h: dates")):
+                await until(lambda said=said: said in caplog.text)
+                await asyncio.sleep(0.05)
+            is_told.set()
+            await running
+    assert caplog.text.count("the wall clock was set") == 2
 
 
 async def test_what_ends_a_crawl_is_raised_as_what_it_is(tmp_path: Path) -> None:
