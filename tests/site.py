@@ -1,7 +1,8 @@
-"""The misbehaving web site as a command, to be crawled by hand:
+r"""The misbehaving web site as a command, to be crawled by hand:
 
     python tests/site.py --port 8901
-    crawler run http://127.0.0.1:8901/ --depth 1 --allow-net 127.0.0.0/8 --no-robots --delay 0 -o out/
+    crawler run http://127.0.0.1:8901/ --depth 1 --allow-net 127.0.0.0/8 --no-robots --delay 0 --factor 0 \
+        --per-host 100 --retries 0 --max-time 2min -o out/
 
 The index page links to every sin and to as many good pages; ``--list`` prints each sin with its required end.
 """
