@@ -204,8 +204,8 @@ def test_the_metrics_that_the_readme_lists_are_those_there_are():
     source = Readings(accounts={"store": Use(1, 1, 0)}, refused={"depth": 1})
     for line in generate_latest(Metrics(lambda: source).registry).decode().splitlines():
         if line.startswith("# TYPE crawler_"):
-            there_are[name := line.split()[2].removeprefix("crawler_")] = set()
-        elif line.startswith("crawler_") and name != "build_info":
+            there_are[name := line.split()[2]] = set()
+        elif line.startswith("crawler_") and name != "crawler_build_info":
             there_are[name] |= set(re.findall(r'(\w+)="', line)) - {"le"}
     assert len(listed) == len(dict(listed))
     assert {name: set(filter(None, labels.split(","))) for name, labels in listed} == there_are
