@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import signal
 import sys
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="print the sins instead of committing them")
     options = parser.parse_args()
     if options.list:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ``| head``
         for name, sin in ALL.items():
             print(f"{name:32} {sin.outcome:16} {sin.reason or ''}")
         return
