@@ -1,7 +1,8 @@
-"""The misbehaving web site as a command, to be crawled by hand:
+r"""The misbehaving web site as a command, to be crawled by hand:
 
     python tests/site.py --port 8901
-    crawler run http://127.0.0.1:8901/ --depth 1 --allow-net 127.0.0.0/8 --no-robots --delay 0 -o out/
+    crawler run http://127.0.0.1:8901/ --depth 1 --allow-net 127.0.0.0/8 --no-robots --delay 0 --factor 0 \
+        --per-host 100 --retries 0 --max-time 2min -o out/
 
 The index page links to every sin and to as many good pages; ``--list`` prints each sin with its required end.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import signal
 import sys
 from pathlib import Path
 
@@ -43,6 +45,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="print the sins instead of committing them")
     options = parser.parse_args()
     if options.list:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ``| head``
         for name, sin in ALL.items():
             print(f"{name:32} {sin.outcome:16} {sin.reason or ''}")
         return

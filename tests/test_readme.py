@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from prometheus_client import generate_latest
 from support.programs import CLEAN, port_of_its_own
 from support.sinful import Site, running
 
@@ -20,7 +21,9 @@ from crawler.config.crawl_toml import IDENTITY
 from crawler.config.sections import Config
 from crawler.core.errors import Exit
 from crawler.core.model import OutcomeName
+from crawler.crawl.metrics import Metrics, Readings
 from crawler.output.results import FIELDS
+from crawler.resources.memory_budget import Use
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -192,6 +195,20 @@ def test_what_the_readme_lists_is_what_there_is():
     assert {int(code) for code in re.findall(r"(?:^|· |\n)\s*(\d+) ", codes)} == {code.value for code in Exit}
     identity = README.partition("what the crawl *is* (")[2].partition(")")[0]
     assert tuple(re.findall(r"`(\w+)`", identity)) == IDENTITY
+
+
+def test_the_metrics_that_the_readme_lists_are_those_there_are():
+    table = README.partition("\n### Metrics\n")[2].partition("| --- | --- |\n")[2].partition("\n\n")[0]
+    listed = [name for row in table.splitlines() for name in re.findall(r"`(\w+)(?:{([\w,]+)})?`", row.split("|")[1])]
+    there_are = {}
+    source = Readings(accounts={"store": Use(1, 1, 0)}, refused={"depth": 1})
+    for line in generate_latest(Metrics(lambda: source).registry).decode().splitlines():
+        if line.startswith("# TYPE crawler_"):
+            there_are[name := line.split()[2]] = set()
+        elif line.startswith("crawler_") and name != "crawler_build_info":
+            there_are[name] |= set(re.findall(r'(\w+)="', line)) - {"le"}
+    assert len(listed) == len(dict(listed))
+    assert {name: set(filter(None, labels.split(","))) for name, labels in listed} == there_are
 
 
 def test_links_within_the_repository_lead_somewhere():

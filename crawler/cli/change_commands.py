@@ -59,7 +59,7 @@ def recrawl(arguments: Sequence[str]) -> int:
         "tell, and are stored once; rows say new, changed, unchanged or gone.\n\nexamples:\n"
         "  crawler recrawl out/                              every page; then go on with the command of the crawl:\n"
         "  crawler run -i urls.txt -o out/\n"
-        "  crawler results out/ --change new,changed,gone --since 1d    what is told\n"
+        "  crawler results out/ --change new,changed,gone --since 1d    what has changed\n"
         "  crawler recrawl out/ --older-than 7d --match '/news/'\n"
         "  crawler recrawl --older-than 1d                   by the crawler running on this machine, at once",
     )
