@@ -191,21 +191,24 @@ class Outage(Generic[T]):
         last = (self._last_witness,) if self._last_witness is not None else ()
         return tuple(dict.fromkeys((*last, *reversed(self._witnesses))))
 
-    def reached(self, *, names_speak: bool = True) -> None:
+    def reached(self, *, names_speak: bool = True, at_once: bool = True) -> None:
         """A witness can be reached, so the hosts that failed are really gone; they no longer count as having responded. Unless
-        ``names_speak``, they may be there: the name servers are not."""
+        ``names_speak``, they may be there: the name servers are not. Unless ``at_once``, the network may have come back while it
+        was tried."""
         if not self.offline:
             return
         for host in self._streak:
             self._responded.discard(hash(host))
             self._responded_before.discard(hash(host))
-        if self._probes == 1 and names_speak:  # the network did not come back: it was never lost
+        was_lost = self._probes != 1 or not at_once
+        if not was_lost:
+            self._see_vain(self.since)
+        if not was_lost and names_speak:
             if len(self._dead) + len(self._failed) > self._remembered_max:
                 self._dead.clear()
             self._dead |= self._failed
             self._responded -= self._failed
             self._responded_before -= self._failed
-        self._see_vain(self.since)
         self._end(is_blind=True)
 
     def _on_response(self, item: T, host: str, now: float) -> list[tuple[T, bool]]:

@@ -180,6 +180,7 @@ def test_a_network_that_was_lost_can_be_lost_again_within_the_hour():
         assert len(fail(outage, hosts, now + 30.0, "unheard")) == 8
         assert outage.offline
         assert outage.probe(now + 40.0)
+        outage.reached(at_once=False)  # it came back while the witness was tried
     quick = Outage()
     for now in range(60):  # hosts that take no connection are no silence
         quick.note("x", "live.example", "response", now)
