@@ -213,6 +213,7 @@ class Watched(ResponseHandler):
                 break
             head = bytes(self._head) + data[at:end] if self._head else data[at:end]
             self._head.clear()
+            self._judged_bytes = 0
             self._take_head(head, exchange)
             at = end
             if exchange.message is not None:
@@ -273,9 +274,12 @@ class Watched(ResponseHandler):
 
     def _judge(self, *, is_all: bool = False) -> None:
         """Fail if what has come of a head cannot become one, whatever follows: a server that sends no more, or a flood, is
-        not waited for. Of its last line only if that ``is_all`` there will be: the next may go on with it."""
+        not waited for. Of its last line only if that ``is_all`` there will be: the next may go on with it, as what has come of
+        that one may."""
         self._judged_bytes = len(self._head)
         end = self._head.rfind(b"\n", 0, None if is_all else -1) + 1
+        while end and self._head.startswith((b" ", b"\t"), end):
+            end = self._head.rfind(b"\n", 0, end - 1) + 1
         self._parse(bytes(self._head[:end]) + b"\r\n" if end else bytes(self._head), may_be_mended=True)
         self._renew_parser()
 

@@ -27,6 +27,8 @@ UNNAMED: Final = frozenset({"servfail", "dns_timeout", "resolver_unreachable"})
 """Reasons for which no name server may be to blame."""
 ASK_EVERY_S: Final = 5.0
 """Name servers that told nothing are asked again so often."""
+AT_ONCE_S: Final = 1.0
+"""A witness that takes a connection later may have been asked again: TCP waits so long for the first word of it."""
 UNNAMED_REST_S: Final = 30.0
 """A host whose name they did not tell rests so long."""
 
@@ -110,8 +112,10 @@ class Network:
         if not self._outage.probe(now):
             return
         for host in self._outage.witnesses[:2]:
+            asked_at = self._clock()
             if await self._reaches(host):
-                self._outage.reached(names_speak=self._mute is None and await self._names.speak())
+                at_once = self._clock() - asked_at < AT_ONCE_S
+                self._outage.reached(names_speak=self._mute is None and await self._names.speak(), at_once=at_once)
                 self._pause_or_resume()
                 return
         self._dealing.deal_one()

@@ -18,6 +18,8 @@ HOSTS_ALIVE_MIN: Final = 5
 """So many hosts that had responded before, failing one after the other, are no coincidence."""
 QUIET_S: Final = 1.0
 """Where nobody has responded for so long, one that is heard of no more counts as one of these, and silence is held."""
+VAIN_S: Final = 3600.0
+"""But not again for so long where that was in vain: of few hosts each page that hangs would be waited for, or asked for twice."""
 HOSTS_LOCAL_MIN: Final = 2
 """The same where this machine itself says that it has no way out."""
 REMEMBERED_MAX: Final = 10_000
@@ -89,8 +91,11 @@ class Outage(Generic[T]):
         self._witnesses: deque[str] = deque(maxlen=WITNESSES_MAX)
         self._last_witness: str | None = None
         self._heard_at = math.inf
-        """When somebody responded last. Infinite, so that no time is long after it, if nobody ever has, or the silence since then
-        proved to be the hosts' own."""
+        """When somebody responded last. Infinite, so that no time is long after it, if nobody ever has."""
+        self._is_silent = False
+        """Whether silence is held, or has had us think that we are offline."""
+        self._vain_until = -math.inf
+        """Until then it is the hosts' own, as it proved to be."""
         self._blind = False
         """A long row of dead hosts proved to be just that: until the next response only hosts that had responded count."""
         self._doubtful = False
@@ -137,9 +142,8 @@ class Outage(Generic[T]):
         if sign == "nothing":
             return [(item, True)]
         if sign == "response":
-            self._heard_at = now
-            return self._on_response(item, host)
-        is_quiet = now - self._heard_at >= QUIET_S
+            return self._on_response(item, host, now)
+        is_quiet = now >= max(self._heard_at + QUIET_S, self._vain_until)
         if sign == "unheard" and not (is_quiet and self._has_responded(host)):
             sign = "silence"
         is_new = sign == "local" or (sign != "silence" and hash(host) not in self._dead)
@@ -154,6 +158,7 @@ class Outage(Generic[T]):
                 self._streak.popitem(last=False)
         elif not self._streak and not (is_quiet and sign == "silence"):
             return [(item, True)]
+        self._is_silent |= is_quiet and sign in ("silence", "unheard")
         self._held.append((now, item))
         if self._out():
             self._begin(now)
@@ -164,7 +169,7 @@ class Outage(Generic[T]):
         """What has been held long enough; everything if ``idle``: no other visit is out that could tell more."""
         released = self._release(leave=0) if idle else self._release(before=now - HOLD_S, leave=HELD_MAX)
         if released:
-            self._heard_at = math.inf  # once is enough: hosts that are silent for ever would be waited for at each visit
+            self._see_vain(now)
         return released
 
     def flush(self) -> list[tuple[T, bool]]:
@@ -186,29 +191,41 @@ class Outage(Generic[T]):
         last = (self._last_witness,) if self._last_witness is not None else ()
         return tuple(dict.fromkeys((*last, *reversed(self._witnesses))))
 
-    def reached(self, *, names_speak: bool = True) -> None:
+    def reached(self, *, names_speak: bool = True, at_once: bool = True) -> None:
         """A witness can be reached, so the hosts that failed are really gone; they no longer count as having responded. Unless
-        ``names_speak``, they may be there: the name servers are not."""
+        ``names_speak``, they may be there: the name servers are not. Unless ``at_once``, the network may have come back while it
+        was tried."""
         if not self.offline:
             return
         for host in self._streak:
             self._responded.discard(hash(host))
             self._responded_before.discard(hash(host))
-        if self._probes == 1 and names_speak:  # the network did not come back: it was never lost
+        was_lost = self._probes != 1 or not at_once
+        if not was_lost:
+            self._see_vain(self.since)
+        if not was_lost and names_speak:
             if len(self._dead) + len(self._failed) > self._remembered_max:
                 self._dead.clear()
             self._dead |= self._failed
             self._responded -= self._failed
             self._responded_before -= self._failed
         self._end(is_blind=True)
-        self._heard_at = math.inf
 
-    def _on_response(self, item: T, host: str) -> list[tuple[T, bool]]:
+    def _on_response(self, item: T, host: str, now: float) -> list[tuple[T, bool]]:
+        if not (self.offline and self._probes):  # else it was lost
+            self._see_vain(now)
+        self._heard_at = now
         self._remember(host)
         self._end(is_blind=False)
         return [*self._release(leave=0), (item, True)]
 
+    def _see_vain(self, now: float) -> None:
+        """The network was never lost."""
+        if self._is_silent:
+            self._is_silent, self._vain_until = False, now + VAIN_S
+
     def _end(self, *, is_blind: bool) -> None:
+        self._is_silent = False
         self._streak.clear()
         self._failed.clear()
         self._since, self._blind = None, is_blind

@@ -70,6 +70,10 @@ HEADS: Final = {
     "lines-bare-cr": bad([b"HTTP/1.1 200 OK\rContent-Length: 2\r\rok", hang], **SOON),
     "head-that-is-none-and-silence": bad([b"HTTP/1.1 abc OK\r\nX: y\r\n", hang], **SOON),
     "head-that-is-none-and-its-end": bad([b"HTTP/1.1 200 OK\r\nContent-Length: -2\r\n"]),
+    "head-that-is-none-behind-interim": bad(
+        [b"HTTP/1.1 103 Hints\r\nX: ".ljust(200, b"x"), 0.05, b"\r\n\r\n", 0.05, b"HTTP/1.1 abc OK\r\nX: y\r\n", hang], **SOON
+    ),
+    "head-that-goes-on": fine([b"HTTP/1.1 200 OK\r\nContent-Length:\r\n ", 0.05, b"2\r\n\r\nok", stay]),
     "head-that-may-go-on": fine([b"HTTP/1.1 200 OK\r\nContent-Length:\r\n", b" 2\r\n\r\nok", stay]),
     "refresh": fine([raw(b"Refresh: 0; url=file:///etc/passwd", b"Content-Length: 2", body=b"ok")]),
     "close-among-others": fine([raw(b"Connection: foo, close", b"Content-Length: 2", body=b"ok" + WRONG), hang]),

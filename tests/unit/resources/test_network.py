@@ -23,6 +23,7 @@ class World:
         self.frontier = frontier(self.time)
         self.reachable: set[str] = set()
         self.tried: list[str] = []
+        self.connect_s = 0.0
         self.names_told, self.speaks, self.asked = 0, True, 0
         self.network = Network(
             self.frontier,
@@ -34,6 +35,7 @@ class World:
 
     async def reaches(self, host: str) -> bool:
         self.tried.append(host)
+        self.time.now += self.connect_s
         return host in self.reachable
 
     async def speak(self) -> bool:
@@ -111,6 +113,18 @@ async def test_a_host_that_had_answered_is_tried_and_ends_it_when_it_can_be_reac
     world.reachable.add("witness.test")
     await world.watched(lambda: not world.frontier.pauses)
     assert len(caplog.messages) == 2
+
+
+@pytest.mark.parametrize(("connect_s", "is_held"), [(0.1, False), (3.0, True)])
+async def test_a_witness_that_takes_no_connection_at_once_leaves_it_open_whether_the_network_was_lost(world, connect_s, is_held):
+    world.connect_s, world.reachable = connect_s, set(hosts(8))
+    for _ in range(2):
+        world.ends(REFUSED, *hosts(8))
+        world.time.now += 30.0
+        world.settled.clear()
+        world.ends(SILENT, *hosts(8))
+        await world.watched(lambda: not world.frontier.pauses)
+    assert world.settled == [(host, Unvisited() if is_held else SILENT) for host in hosts(8)]
 
 
 async def test_one_visit_is_dealt_now_and_then_to_see_whether_anybody_answers(world):

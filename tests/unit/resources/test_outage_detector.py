@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.core import errors
-from crawler.resources.outage_detector import HELD_MAX, HOLD_S, QUIET_S, Outage, network_sign
+from crawler.resources.outage_detector import HELD_MAX, HOLD_S, QUIET_S, VAIN_S, Outage, network_sign
 
 SIGNS = ["response", "silence", "unheard", "suspect", "unnamed", "local", "nothing"]
 FAILING = ["suspect", "unnamed", "local"]
@@ -146,11 +146,46 @@ def test_hosts_that_are_not_heard_while_others_respond_are_slow():
     assert fail(outage, names(60), now + 600, "unheard") == [], "and these never were"
     assert not outage.offline
     assert len(outage.note("x", "live8.example", "response", now + 601)) == 69
-    fail(outage, names(3), now + 700, "unheard")
-    assert len(outage.tick(now + 700 + HOLD_S, idle=False)) == 3
-    assert fail(outage, names(3), now + 800, "unheard") == [(host, True) for host in names(3)], "held once, until a response"
+    assert fail(outage, names(8, "live"), now + 700, "unheard") == [(host, True) for host in names(8, "live")], "as they were"
     never = Outage()
     assert fail(never, names(60), 1e9, "unheard") == [(host, True) for host in names(60)], "where nobody ever responds"
+
+
+@pytest.mark.parametrize("end", ["held for long", "nothing else is out", "a response", "offline, a response", "a witness"])
+def test_silence_that_was_the_hosts_own_is_not_held_again_for_an_hour(end):
+    """Pages that hang, one after the other, on hosts that respond in between: each would be waited for, or given back."""
+    outage, hosts = Outage(), names(8, "live")
+    answer(outage, hosts)
+    fail(outage, hosts if end in ("offline, a response", "a witness") else hosts[:3], 30.0, "unheard")
+    if end == "held for long":
+        assert len(outage.tick(30.0 + HOLD_S, idle=False)) == 3
+    elif end == "nothing else is out":
+        assert len(outage.tick(30.5, idle=True)) == 3
+    elif end == "a witness":
+        assert outage.probe(40.0)
+        outage.reached()
+    for host in hosts:
+        outage.note("x", host, "response", 60.0)
+    for now in (90.0, VAIN_S):
+        assert fail(outage, hosts, now, "unheard") == [(host, True) for host in hosts]
+        assert not outage.offline
+    assert fail(outage, hosts[:3], 60.0 + VAIN_S, "unheard") == [], "but then it may be our network"
+
+
+def test_a_network_that_was_lost_can_be_lost_again_within_the_hour():
+    outage, hosts = Outage(), names(8, "live")
+    for now in (30.0, 130.0):
+        for host in hosts:
+            outage.note("x", host, "response", now)
+        assert len(fail(outage, hosts, now + 30.0, "unheard")) == 8
+        assert outage.offline
+        assert outage.probe(now + 40.0)
+        outage.reached(at_once=False)  # it came back while the witness was tried
+    quick = Outage()
+    for now in range(60):  # hosts that take no connection are no silence
+        quick.note("x", "live.example", "response", now)
+        fail(quick, names(1), now + QUIET_S, "suspect")
+    assert fail(quick, ["live.example"], 80.0, "unheard") == []
 
 
 def test_probes_double_and_the_first_answer_resumes():
