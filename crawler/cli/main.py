@@ -16,7 +16,7 @@ from errno import EWOULDBLOCK
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from crawler.cli.output import forget_output, make_output_whole, say, stand_in_for_closed, takes_more
+from crawler.cli.output import forget_output, forget_talk, make_output_whole, say, stand_in_for_closed, takes_more
 from crawler.core.errors import NO_ROOM, ConfigError, Exit, StorageError, lack_of
 from crawler.core.text import did_you_mean
 from crawler.core.version import __version__
@@ -159,6 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stderr = io.StringIO()  # a daemon's exit code says more than nothing
         code = _failed(error)
     finally:
+        if arguments is None and takes_more(sys.stderr):  # else who reads it may be slow, or be gone for good: see below
+            forget_talk()
         if signals is not None and arguments is None:
             signals.ignore()
         elif signals is not None:

@@ -116,6 +116,14 @@ def _end(number: int, frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
+def forget_talk() -> None:
+    """What standard error did not take must not be tried again at exit: where Python buffers it, the exit code would be 120."""
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
 def forget_output() -> None:
     """What is still buffered must not be tried again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

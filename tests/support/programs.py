@@ -24,8 +24,9 @@ from crawler.cli.main import main
 CLEAN = {
     name: value
     for name, value in os.environ.items()
-    if not name.startswith("CRAWLER_") and name != "NO_COLOR" and not name.lower().endswith("_proxy")
+    if not (name.startswith("CRAWLER_") or name in ("NO_COLOR", "PYTHONUNBUFFERED") or name.lower().endswith("_proxy"))
 }
+"""As most people have it: an image's PYTHONUNBUFFERED hides what Python's own end does to what could not be written."""
 LOCAL = ("--allow-net", "127.0.0.0/8", "--no-robots", "--delay", "0")
 """What a crawl of a server on this machine needs."""
 MOUNTING = ("unshare", "--mount", *(() if os.geteuid() == 0 else ("--map-root-user",)))
