@@ -84,13 +84,8 @@ def closing_table(
         what = f"{end.unstored:,} full files ({amount(end.unstored_bytes)}) are not stored"
         lines.append(f"{what}: {end.store_trouble or 'there was no time'}; {again} with them")
     lines += _columns(_by_status(end))
-    before = begun.changes if begun is not None else {}  # by a schedule they are counted over all runs
-    changes = {change: max(0, count - before.get(change, 0)) for change, count in end.changes.items()}
-    if any(count for change, count in changes.items() if change != "new"):
-        lines += [f"against the last visits{' this time' * any(before.values())}", *_columns(changes)]
-        if any(count for change, count in changes.items() if change != "unchanged"):
-            which = "" if since is None else f" --since {since}"
-            lines.append(_to_list("them", directory, f"--change new,changed,gone{which}", is_kept))
+    which = f"--change new,changed,gone{'' if since is None else f' --since {since}'}"
+    lines += _changes(begun.changes if begun is not None else {}, end.changes, _to_list("them", directory, which, is_kept))
     lines += _blocked(end.outcomes.get("blocked", 0), begun.outcomes.get("blocked", 0) if begun else 0, directory, opened)
     lines += [f"{reason}: {what}" for reason, what in _REMEDIES.items() if end.reasons.get(reason)]
     if end.lines:
@@ -114,6 +109,15 @@ def closing_table(
     elif end.outcomes.get("ok") and is_kept:
         lines.append(f"to see what it has brought: crawler summary {shlex.quote(directory)}")
     return "\n".join(lines)
+
+
+def _changes(before: Mapping[str, int], after: Mapping[str, int], to_list: str) -> list[str]:
+    """What this run found changed, and the command for it: by a schedule changes are counted over all runs."""
+    now = {change: max(0, count - before.get(change, 0)) for change, count in after.items()}
+    if not any(count for change, count in now.items() if change != "new"):
+        return []
+    is_news = any(count for change, count in now.items() if change != "unchanged")
+    return [f"against the last visits{' this time' * any(before.values())}", *_columns(now), *[to_list] * is_news]
 
 
 def _to_list(what: str, directory: str, which: str, is_kept: bool) -> str:

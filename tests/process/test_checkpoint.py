@@ -109,7 +109,7 @@ def test_a_copy_of_several_processes_is_one_cut(tmp_path, copied_at, pages):
 
 
 def test_what_was_opened_for_a_copy_of_which_one_process_has_no_part_is_closed(tmp_path):
-    root, web = tmp_path / "d", Web(default=page("/x"))
+    root, web = tmp_path / "d", Web(default=lambda host, path: page("/x"))
     with web.running(), served(root, "--processes", "2", "--parsers", "0", "--memory-limit", "1GiB") as daemon:
         daemon.ask("POST", "/v1/seeds", "\n".join(web.url(f"127.0.12.{n}", "/") for n in range(1, 20)).encode())
         while daemon.ask("GET", "/v1/status")["done"] < 19:

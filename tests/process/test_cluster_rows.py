@@ -13,7 +13,7 @@ from support.db_proxy import Proxy
 from support.postgres import postgres, rows
 from support.programs import command
 from support.waiting import wait_until
-from support.webs import Answer, redirect
+from support.webs import Answer, Web, redirect
 
 from crawler.frontier.cluster.lost_disks import is_safe
 from crawler.frontier.rocksdb.layout import decode_mark
@@ -76,7 +76,8 @@ def test_a_line_that_redirects_to_a_host_of_another_node_has_a_final_row(tmp_pat
     assert sorted(row["input"]["line"] for row in final if row["input"] and row["kind"] == "redirect") == list(range(1, 40))
 
 
-def test_a_node_that_has_fewer_processes_than_before_tells_of_their_files_that_are_not_stored(tmp_path: Path) -> None:
+def held_twice() -> tuple[Web, threading.Event, threading.Event]:
+    """A tree of which all but the first page comes after the first event, and what is behind 60 pages after the second."""
     web, shared, go_on = tree(PAGES), threading.Event(), threading.Event()
     pages = web.default
 
@@ -85,6 +86,11 @@ def test_a_node_that_has_fewer_processes_than_before_tells_of_their_files_that_a
         return replace(pages(host, path), until=until.is_set if until else None)
 
     web.default = answer
+    return web, shared, go_on
+
+
+def test_a_node_that_has_fewer_processes_than_before_tells_of_their_files_that_are_not_stored(tmp_path: Path) -> None:
+    web, shared, go_on = held_twice()
     cluster = Cluster(tmp_path, postgres().url())
 
     def begin(processes: int) -> None:
@@ -114,14 +120,7 @@ def test_a_node_that_has_fewer_processes_than_before_tells_of_their_files_that_a
 
 def test_rows_that_a_process_had_written_before_a_power_cut_are_told_though_the_node_has_fewer_now(tmp_path: Path) -> None:
     """A working copy is not synced: it may be as it was minutes ago, and so may the lengths of files that it knows."""
-    web, shared, go_on = tree(PAGES), threading.Event(), threading.Event()
-    pages = web.default
-
-    def answer(host: str, path: str) -> Answer:
-        until = {1: None}.get(n := int(path[1:]), shared if n <= 60 else go_on)
-        return replace(pages(host, path), until=until.is_set if until else None)
-
-    web.default = answer
+    web, shared, go_on = held_twice()
     cluster = Cluster(tmp_path, postgres().url())
     copy, before = cluster.directory("a") / "frontier" / "part-01", tmp_path / "before"
     with cluster.running(), web.running():
