@@ -22,7 +22,8 @@ _refresh = re.compile(
 ).match
 _candidate = re.compile(r"[\t\n\f\r ,]*+([^\t\n\f\r ]++)").match
 _descriptors = re.compile(r"(?:[^,(]++|\([^)]*+\)?)*+").match
-_target = re.compile(r"[\s,]*+<([^>]*+)>([^,\"]*+(?:\"(?:[^\"\\]++|\\.)*+\"[^,\"]*+)*+)").match
+# the last group is not possessive: before Python 3.11.5 it would keep the beginning of a string that does not end
+_target = re.compile(r"[\s,]*+<([^>]*+)>([^,\"]*+(?:\"(?:[^\"\\]++|\\.)*+\"[^,\"]*+)*)").match
 _parameters = re.compile(r";\s*+([^\s;,=\"]++)\s*+(?:=\s*+(?:\"((?:[^\"\\]++|\\.)*+)\"?|([^\s;,\"]*+)))?").findall
 _token = re.compile(r"[A-Za-z0-9_.\-]+").fullmatch
 

@@ -18,6 +18,7 @@ import msgspec
 
 from crawler.parse.microsyntax import codec_of, decoded_raw, xml_label
 from crawler.parse.sitemap_part import (
+    COMMENT,
     PLACES,
     ROOTS,
     SPACE,
@@ -40,9 +41,9 @@ ENTRY_BYTES_MAX: Final = 512 << 10
 HEAD_CHARS_MAX: Final = 64 << 10
 """A document shows what it is within these."""
 
-_COMMENT: Final = r"<!--(?:(?!<!--|-->).)*+-->|"
-_roots = re.compile(rf"{_COMMENT}<((?:[A-Za-z_][\w.\-]*:)?(urlset|sitemapindex|rss|RDF|feed))(?=[\s>/])", re.DOTALL).finditer
-_entries = re.compile(rf"{_COMMENT}<(?:[A-Za-z_][\w.\-]*:)?(url|sitemap|item|entry)(?=[\s>])[^<>]*>", re.DOTALL).finditer
+_NAME: Final = r"(?:[A-Za-z_][\w.\-]*:)?"
+_roots = re.compile(rf"{COMMENT}|<(?P<element>{_NAME}(?P<name>urlset|sitemapindex|rss|RDF|feed))(?=[\s>/])", re.DOTALL).finditer
+_entries = re.compile(rf"{COMMENT}|<{_NAME}(?P<name>url|sitemap|item|entry)(?=[\s>])[^<>]*>", re.DOTALL).finditer
 _is_html = re.compile(r"(?:<!--.{0,1000}?-->\s*)?<(?:!DOCTYPE\s+html|html|head)[\s>]", re.IGNORECASE | re.DOTALL).match
 _subset = re.compile(r"<!DOCTYPE[^<>\[]*+\[", re.IGNORECASE).search
 
@@ -79,7 +80,7 @@ def _read(reading: SitemapReading, data: bytes, end: End) -> None:
 
 def _first(found: Iterator[re.Match[str]]) -> re.Match[str] | None:
     """The first that is no comment."""
-    return next((each for each in found if each[1] is not None), None)
+    return next((each for each in found if each["name"] is not None), None)
 
 
 def _begun(reading: SitemapReading, text: str) -> str:
@@ -89,12 +90,12 @@ def _begun(reading: SitemapReading, text: str) -> str:
     if _is_html(bare):
         raise Stop("not_a_sitemap", "an HTML page")
     if (root := _first(_roots(bare))) is not None:
-        reading.state.kind = ROOTS[root[2]]
+        reading.state.kind = ROOTS[root["name"]]
     elif (entry := _first(_entries(bare))) is not None and any(
         f"{leaf}>" in bare or f"{leaf} " in bare for leaf in ("loc", "link")
     ):
         reading.state.is_guess = True
-        reading.state.kind = next(kind for kind, place in PLACES.items() if place[0] == entry[1])
+        reading.state.kind = next(kind for kind, place in PLACES.items() if place[0] == entry["name"])
     else:
         lines = [line for line in map(str.strip, bare[:HEAD_CHARS_MAX].splitlines()) if line]
         urls = sum(is_url(line) is not None for line in lines)
@@ -220,7 +221,7 @@ def _repair(reading: SitemapReading, text: str, end: End) -> None:
         root = _first(_roots(text))
         if _subset(text, 0, root.start() if root else len(text)):
             raise Stop("doctype")
-        state.path = [root[1] if root else "root", *(("channel",) if state.kind == "rss" and "<channel" in text else ())]
+        state.path = [root["element"] if root else "root", *(("channel",) if state.kind == "rss" and "<channel" in text else ())]
         if root and _first(_entries(text, 0, root.start())) is None:
             # Its own tag is read once more, for what it says; a declaration before it would be a fault that hides it.
             state.line += text.count("\n", 0, root.start())

@@ -45,6 +45,18 @@ raw_byte: Final = re.compile("[\udc80-\udcff]")
 is_url: Final = re.compile(r"https?://", re.IGNORECASE).match
 
 
+def _section(name: str, begins: str, ends: str) -> str:
+    """What begins and ends so, with nothing between that begins or ends so. One that is open is none: what stands in it may be
+    all that is left of the document. It is looked for ahead and then taken whole, which is linear in its length; a possessive
+    group would say the same, but is matched wrongly before Python 3.11.5."""
+    return rf"{begins}(?=(?P<{name}>.*?(?:{begins}|{ends})))(?P={name})(?<={ends})"
+
+
+COMMENT: Final = _section("comment", "<!--", "-->")
+CDATA: Final = _section("cdata", r"<!\[CDATA\[", r"\]\]>")
+"""Patterns, for re.DOTALL, with a group of that name."""
+
+
 class How(Struct, frozen=True, array_like=True):
     """``url`` is the sitemap's own, ``charset`` its header's. ``with_modified``: when entries were modified is wanted as well."""
 

@@ -19,7 +19,7 @@ from xml.parsers import expat
 
 from turbohtml import Tokenizer, TokenType, unescape
 
-from crawler.parse.sitemap_part import PLACES, Full, SitemapKind, SitemapReading, Stop, is_url
+from crawler.parse.sitemap_part import CDATA, COMMENT, PLACES, Full, SitemapKind, SitemapReading, Stop, is_url
 from crawler.parse.sitemap_xml import FEED_BYTES, NAME_CHARS_MAX, Odd, Strict
 
 REPAIRS_MAX: Final = 50_000
@@ -29,12 +29,11 @@ REPAIRS_PER_CALL_MAX: Final = 2_000
 REPAIR_BYTES: Final = FEED_BYTES
 """One that has to be read further than so counts as several: it may open what never ends, such as a processing instruction."""
 
-# An open comment or CDATA section is none: what stands in it may be all that is left of the document.
 _OPENS_CDATA: Final = "<![CDATA["
-_CDATA: Final = r"<!\[CDATA\[(?:(?!<!\[CDATA\[|\]\]>).)*+\]\]>"
-_WHOLE: Final = rb"<!--(?:(?!<!--|-->).)*+-->|" + _CDATA.encode()
 _tags_of: Final = {
-    kind: re.compile(_WHOLE + rb"|<(/?)(?:[A-Za-z_][\w.\-]*:)?%b(?=[\s>/])[^<>]*>?" % entry.encode(), re.DOTALL).finditer
+    kind: re.compile(
+        rf"{COMMENT}|{CDATA}|<(?P<slash>/?)(?:[A-Za-z_][\w.\-]*:)?{entry}(?=[\s>/])[^<>]*>?".encode(), re.DOTALL
+    ).finditer
     for kind, (entry, _) in PLACES.items()
 }
 _SIBLINGS: Final = frozenset(
@@ -43,7 +42,7 @@ _SIBLINGS: Final = frozenset(
 )
 """What may stand beside a URL whose end tag is missing. Before any other tag it may have been cut."""
 
-_by_cdata = re.compile(f"({_CDATA})", re.DOTALL).split
+_parted = re.compile(f"({CDATA})", re.DOTALL).split
 _wrong = re.compile(
     "&(?:#[0-9]{1,9};|#x[0-9A-Fa-f]{1,8};|[A-Za-z][A-Za-z0-9]{0,40};)?|[\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]"
 )
@@ -61,6 +60,13 @@ def mended(text: str) -> str:
         return _wrong.sub(_meant, text)
     pieces = enumerate(_by_cdata(text))
     return "".join(_raw(piece) if at % 2 else _wrong.sub(_meant, piece.replace(_OPENS_CDATA, "")) for at, piece in pieces)
+
+
+def _by_cdata(text: str) -> list[str]:
+    """Texts and, at every second place, CDATA sections."""
+    pieces = _parted(text)
+    del pieces[2::3]  # what stands in a section
+    return pieces
 
 
 def behind_last(text: str, entry: str) -> int:
@@ -108,12 +114,12 @@ def _over(reading: SitemapReading, data: bytes, at: int) -> int:
     assert kind is not None and kind != "text"
     start = -1
     for tag in _tags_of[kind](data, at):
-        if tag[1] is None:
+        if tag["slash"] is None:
             continue  # a comment or a CDATA section
         if start >= 0:
-            end = tag.end() if tag[1] else tag.start()
+            end = tag.end() if tag["slash"] else tag.start()
             break
-        if not tag[1]:
+        if not tag["slash"]:
             start = tag.start()
             if data[at:start].strip():
                 return start  # what stands before it is skipped
