@@ -155,7 +155,7 @@ class Follow:
             async with _slot(slots):
                 made = await handler(request)
                 assert isinstance(made, web.Response) and isinstance(made.body, bytes)
-                response = web.StreamResponse(headers=made.headers)
+                response = web.StreamResponse(status=made.status, headers=made.headers)
                 response.content_length = len(made.body)
                 body = BytesIO(made.body)
 
