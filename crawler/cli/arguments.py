@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NoReturn, get_args
 
 from crawler.core.errors import ConfigError, Exit
-from crawler.core.text import did_you_mean
+from crawler.core.meant import did_you_mean
 
 _GAP: Final = re.compile(r"(?<=\S) {3,}(?=\S)")
 """Between an example and what it does."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from crawler.cli.output import forget_output, forget_talk, make_output_whole, say, stand_in_for_closed, takes_more
 from crawler.core.errors import NO_ROOM, ConfigError, Exit, StorageError, lack_of
-from crawler.core.text import did_you_mean
+from crawler.core.meant import did_you_mean
 from crawler.core.version import __version__
 
 if TYPE_CHECKING:

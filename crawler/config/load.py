@@ -20,7 +20,8 @@ from crawler.config.fields import SettingFault
 from crawler.config.sections import SECRET_FILES, Config, HostConfig
 from crawler.config.types import MASKED, is_place, split_host_port
 from crawler.core.errors import ConfigError
-from crawler.core.text import did_you_mean, matches_mime
+from crawler.core.meant import did_you_mean
+from crawler.core.text import matches_mime
 
 PREFIX: Final = "CRAWLER_"
 _SECRET_BYTES_MAX: Final = 64 << 10

@@ -20,7 +20,8 @@ from aiohttp import hdrs, web
 from prometheus_client import CollectorRegistry
 
 from crawler.core.errors import FetchError
-from crawler.core.text import did_you_mean, printable
+from crawler.core.meant import did_you_mean
+from crawler.core.text import printable
 from crawler.core.urls import parse
 from crawler.core.version import __version__
 from crawler.service.api_errors import Problem, as_problem

@@ -18,7 +18,7 @@ from crawler.cli.arguments import CommandParser
 from crawler.cli.main import COMMANDS, main
 from crawler.config import render
 from crawler.config.sections import Config
-from crawler.core import text
+from crawler.core import meant
 from crawler.core.version import IDENTITY, __version__
 
 
@@ -96,11 +96,11 @@ def test_a_mistyped_command_line_is_a_usage_error(arguments, said):
 
 def test_what_other_crawlers_call_a_setting_or_a_command_leads_to_one_that_exists():
     names = {key.replace("_", "-") for key in Config.fields} | set(COMMANDS)
-    assert set(text._ELSEWHERE.values()) <= names and names.isdisjoint(text._ELSEWHERE)
-    assert text.did_you_mean("max_depth", Config.fields) == "; did you mean depth?"
+    assert set(meant._ELSEWHERE.values()) <= names and names.isdisjoint(meant._ELSEWHERE)
+    assert meant.did_you_mean("max_depth", Config.fields) == "; did you mean depth?"
     known = ["CRAWLER_MIN_RATE", "CRAWLER_BANDWIDTH"]
-    assert text.did_you_mean("CRAWLER_LIMIT_RATE", known) == "; did you mean CRAWLER_BANDWIDTH?"
-    assert text.did_you_mean("--max-depth", ["--data", "--json"], "!") == "!", "no such setting here"
+    assert meant.did_you_mean("CRAWLER_LIMIT_RATE", known) == "; did you mean CRAWLER_BANDWIDTH?"
+    assert meant.did_you_mean("--max-depth", ["--data", "--json"], "!") == "!", "no such setting here"
 
 
 @pytest.mark.parametrize(("arguments", "environ"), [(["--tag", "x"], {}), ([], {"CRAWLER_TAG": "x"})])
