@@ -49,11 +49,12 @@ def scratch(tmp_path_factory):
         yield where, address, metrics
 
 
-def localised(text: str, address: str, metrics: str) -> str:
+def localised(text: str, where: Path, address: str, metrics: str) -> str:
     return (
         text.replace("https://example.org", f"http://{address}")
         .replace("127.0.0.1:8000", address)
         .replace("127.0.0.1:9701", metrics)
+        .replace("file:///tmp/", f"{where.as_uri()}/")
     )
 
 
@@ -78,13 +79,13 @@ def run(command: list[str] | str, where: Path) -> subprocess.CompletedProcess[st
 
 def test_every_command_of_the_readme_runs(scratch):
     """In the order in which they stand, as one reader would try them."""
-    where, *addresses = scratch
+    where = scratch[0]
     with contextlib.ExitStack() as stack:
         daemon = None
         for line in COMMAND_LINES:
             if CHECK in line:
                 continue  # it runs this very test: see the next one
-            command = localised(line.rpartition("&& .venv/bin/")[2], *addresses)
+            command = localised(line.rpartition("&& .venv/bin/")[2], *scratch)
             if command.startswith("crawler serve"):
                 daemon = stack.enter_context(serving(command, where))
                 continue
@@ -123,15 +124,15 @@ def test_all_setup_stands_on_the_first_screen_in_two_commands():
 
 
 def test_the_python_of_the_readme_runs(scratch):
-    where, *addresses = scratch
-    assert run(localised("crawler run -i urls.txt -o out/", *addresses), where).returncode == 0
+    where = scratch[0]
+    assert run(localised("crawler run -i urls.txt -o out/", *scratch), where).returncode == 0
     for block in (block for language, block in BLOCKS if language == "python"):
-        ended = run([sys.executable, "-c", localised(block, *addresses)], where)
-        assert ended.returncode == 0 and f"http://{addresses[0]}/good/1" in ended.stdout, ended.stderr
+        ended = run([sys.executable, "-c", localised(block, *scratch)], where)
+        assert ended.returncode == 0 and f"http://{scratch[1]}/good/1" in ended.stdout, ended.stderr
 
 
 def test_the_python_of_the_readme_runs_where_bodies_are_kept_no_longer(scratch, tmp_path):
-    where, *addresses = scratch
+    where = scratch[0]
     words = ["crawler", "run", "-i", "urls.txt", "--archive", "files"]
     assert run([*words, "-o", str(tmp_path / "out")], where).returncode == 0
     for body in (tmp_path / "out" / "files").rglob("*.*"):
@@ -139,7 +140,7 @@ def test_the_python_of_the_readme_runs_where_bodies_are_kept_no_longer(scratch, 
     assert run(["crawler", "retire", str(tmp_path / "out"), "--missing"], where).returncode == 0
     [block] = [block for language, block in BLOCKS if language == "python" and "crawler.read" in block]
     ended = run([sys.executable, "-c", block.replace("out/", str(tmp_path / "out"))], where)
-    assert ended.returncode == 0 and f"http://{addresses[0]}/good/1 (its body" in ended.stdout, ended.stderr
+    assert ended.returncode == 0 and f"http://{scratch[1]}/good/1 (its body" in ended.stdout, ended.stderr
 
 
 def test_every_promise_names_tests_that_exist():
@@ -222,8 +223,8 @@ def test_the_architecture_section_is_short():
 
 def test_the_queries_of_the_readme_can_be_asked(scratch):
     duckdb, _ = pytest.importorskip("duckdb"), pytest.importorskip("pyarrow")
-    where, *addresses = scratch
-    assert run(localised("crawler run -i urls.txt -o out/", *addresses), where).returncode == 0
+    where = scratch[0]
+    assert run(localised("crawler run -i urls.txt -o out/", *scratch), where).returncode == 0
     assert run("crawler export out/ --format parquet --to queried.parquet", where).returncode == 0
     [queries] = [block for language, block in BLOCKS if language == "sql"]
     for query in queries.strip().splitlines():
